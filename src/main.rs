@@ -1,0 +1,2 @@
+//! The `dpfs` daemon.
+fn main() {}
