@@ -1,0 +1,407 @@
+//! Where the bytes of one request lie: runs of the host's memory, or of buffers that stand for it.
+//!
+//! A HAL builds the list from a descriptor chain. The host may change the bytes at any time, so nothing here forms a
+//! reference to them: they are copied out, copied in, or lent to a system call as an `iovec`.
+
+use zerocopy::{FromZeros, KnownLayout};
+
+/// Most segments of one request: the pages of 1 MiB, its headers, and a run that is cut by a memory region's end.
+pub const MAX_SEGMENTS: usize = 272;
+
+/// Most segments that hold the first bytes of a reply.
+const MAX_HEAD: usize = 16;
+
+/// Hold one run of memory. Laid out as `struct iovec`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromZeros, KnownLayout)]
+pub struct Segment {
+    base: *mut u8,
+    len: usize,
+}
+
+impl Segment {
+    /// Describe `len` bytes from `base`.
+    ///
+    /// # Safety
+    /// Until the request is completed the bytes must stay mapped and may be read and, in a writable segment, written
+    /// by any thread of this process. Others, the host above all, may change them meanwhile; no Rust reference to
+    /// them may exist.
+    pub const unsafe fn new(base: *mut u8, len: usize) -> Self {
+        Self { base, len }
+    }
+
+    /// Give the address of the first byte.
+    pub const fn base(&self) -> *mut u8 {
+        self.base
+    }
+
+    /// Give the length in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a list holds no empty segment")]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Say that a request or the room for its reply is shorter than what should be copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooShort;
+
+/// Say that a request has more than [`MAX_SEGMENTS`] segments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooMany;
+
+/// Hold the segments of one request: first those the host wrote, then those it wants filled.
+///
+/// Both sides are consumed from the front: [`Self::skip_readable`] leaves the payload of a WRITE,
+/// [`Self::split_head`] leaves the pages of a READ, each as a slice that a system call takes as it is. All zero is a
+/// valid, empty list.
+#[derive(FromZeros, KnownLayout)]
+pub struct SegmentList {
+    segments: [Segment; MAX_SEGMENTS],
+    /// First readable segment that is left.
+    read_start: u16,
+    /// End of the readable, start of the writable segments.
+    write_base: u16,
+    /// First writable segment after the head.
+    write_start: u16,
+    end: u16,
+    readable_len: usize,
+    /// Bytes after the head.
+    writable_len: usize,
+    head: [Segment; MAX_HEAD],
+    head_count: u16,
+    head_len: usize,
+}
+
+impl SegmentList {
+    /// Forget all segments.
+    pub fn clear(&mut self) {
+        self.read_start = 0;
+        self.write_base = 0;
+        self.write_start = 0;
+        self.end = 0;
+        self.readable_len = 0;
+        self.writable_len = 0;
+        self.head_count = 0;
+        self.head_len = 0;
+    }
+
+    /// Append a segment that the host wrote. Every readable segment comes before the first writable one.
+    ///
+    /// # Errors
+    /// [`TooMany`] when the list is full.
+    pub fn push_readable(&mut self, segment: Segment) -> Result<(), TooMany> {
+        debug_assert_eq!(self.write_base, self.end, "readable segments come first");
+        self.push(segment)?;
+        self.write_base = self.end;
+        self.write_start = self.end;
+        self.readable_len += segment.len;
+        Ok(())
+    }
+
+    /// Append a segment that the host wants filled.
+    ///
+    /// # Errors
+    /// [`TooMany`] when the list is full.
+    pub fn push_writable(&mut self, segment: Segment) -> Result<(), TooMany> {
+        self.push(segment)?;
+        self.writable_len += segment.len;
+        Ok(())
+    }
+
+    fn push(&mut self, segment: Segment) -> Result<(), TooMany> {
+        if segment.len == 0 {
+            return Ok(());
+        }
+        *self.segments.get_mut(self.end as usize).ok_or(TooMany)? = segment;
+        self.end += 1;
+        Ok(())
+    }
+
+    /// Give the readable segments that are left.
+    pub fn readable(&self) -> &[Segment] {
+        &self.segments[self.read_start as usize..self.write_base as usize]
+    }
+
+    /// Give the writable segments after the head.
+    pub fn writable(&self) -> &[Segment] {
+        &self.segments[self.write_start as usize..self.end as usize]
+    }
+
+    /// Give the number of readable bytes that are left.
+    pub const fn readable_len(&self) -> usize {
+        self.readable_len
+    }
+
+    /// Give the number of writable bytes after the head.
+    pub const fn writable_len(&self) -> usize {
+        self.writable_len
+    }
+
+    /// Give the number of bytes in the head.
+    pub const fn head_len(&self) -> usize {
+        self.head_len
+    }
+
+    /// Copy out the first bytes of what the host wrote and leave the rest.
+    ///
+    /// # Errors
+    /// [`TooShort`] when there are fewer; nothing is consumed then.
+    pub fn read_front(&mut self, bytes: &mut [u8]) -> Result<(), TooShort> {
+        let copied = bytes.len();
+        if copied > self.readable_len {
+            return Err(TooShort);
+        }
+        copy_out(self.readable(), bytes);
+        self.skip_readable(copied)
+    }
+
+    /// Drop the first bytes of what the host wrote.
+    ///
+    /// # Errors
+    /// [`TooShort`] when there are fewer; nothing is consumed then.
+    pub fn skip_readable(&mut self, mut count: usize) -> Result<(), TooShort> {
+        if count > self.readable_len {
+            return Err(TooShort);
+        }
+        self.readable_len -= count;
+        while count > 0 {
+            let first = &mut self.segments[self.read_start as usize];
+            if count < first.len {
+                // SAFETY: `count` is inside the segment.
+                first.base = unsafe { first.base.add(count) };
+                first.len -= count;
+                return Ok(());
+            }
+            count -= first.len;
+            self.read_start += 1;
+        }
+        Ok(())
+    }
+
+    /// Set the first `count` writable bytes aside as the head; [`Self::writable`] begins behind them.
+    ///
+    /// # Errors
+    /// [`TooShort`] when there are fewer, or when they are spread over more than 16 segments; the list is unchanged then.
+    pub fn split_head(&mut self, count: usize) -> Result<(), TooShort> {
+        debug_assert_eq!(self.head_count, 0, "the head is set aside once");
+        if count > self.writable_len {
+            return Err(TooShort);
+        }
+        let (mut left, mut pieces) = (count, 0);
+        for segment in self.writable() {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(segment.len);
+            pieces += 1;
+        }
+        if pieces > MAX_HEAD {
+            return Err(TooShort);
+        }
+        let mut left = count;
+        while left > 0 {
+            let first = &mut self.segments[self.write_start as usize];
+            let piece = Segment {
+                base: first.base,
+                len: first.len.min(left),
+            };
+            left -= piece.len;
+            if piece.len == first.len {
+                self.write_start += 1;
+            } else {
+                // SAFETY: the piece is shorter than the segment.
+                first.base = unsafe { first.base.add(piece.len) };
+                first.len -= piece.len;
+            }
+            self.head[self.head_count as usize] = piece;
+            self.head_count += 1;
+        }
+        self.head_len = count;
+        self.writable_len -= count;
+        Ok(())
+    }
+
+    /// Copy `bytes` into the head, from its start.
+    ///
+    /// # Errors
+    /// [`TooShort`] when the head is shorter; nothing is copied then.
+    pub fn write_head(&self, bytes: &[u8]) -> Result<(), TooShort> {
+        if bytes.len() > self.head_len {
+            return Err(TooShort);
+        }
+        copy_in(&self.head[..self.head_count as usize], 0, bytes);
+        Ok(())
+    }
+
+    /// Copy `bytes` behind the head, `offset` bytes after it.
+    ///
+    /// # Errors
+    /// [`TooShort`] when they do not fit; nothing is copied then.
+    pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), TooShort> {
+        match offset.checked_add(bytes.len()) {
+            Some(end) if end <= self.writable_len => {}
+            _ => return Err(TooShort),
+        }
+        copy_in(self.writable(), offset, bytes);
+        Ok(())
+    }
+
+    /// Zero everything behind the head from `offset` on.
+    pub fn zero_from(&self, offset: usize) {
+        let mut skip = offset;
+        for segment in self.writable() {
+            if skip < segment.len {
+                // SAFETY: inside a writable segment, see `Segment::new`.
+                unsafe { segment.base.add(skip).write_bytes(0, segment.len - skip) };
+            }
+            skip = skip.saturating_sub(segment.len);
+        }
+    }
+
+    /// Forget the writable bytes behind the first `len`.
+    ///
+    /// A READ lends exactly as many bytes as the host asked for, whatever room the chain has.
+    pub fn limit_writable(&mut self, len: usize) {
+        if len >= self.writable_len {
+            return;
+        }
+        self.writable_len = len;
+        let (mut at, mut left) = (self.write_start as usize, len);
+        while left > 0 {
+            let segment = &mut self.segments[at];
+            segment.len = segment.len.min(left);
+            left -= segment.len;
+            at += 1;
+        }
+        self.end = at as u16;
+    }
+}
+
+/// Copy the first bytes of `segments`, which hold at least that many.
+fn copy_out(segments: &[Segment], mut bytes: &mut [u8]) {
+    for segment in segments {
+        let count = segment.len.min(bytes.len());
+        let (now, later) = bytes.split_at_mut(count);
+        // SAFETY: `count` bytes of a live segment, which no Rust reference covers, so `now` is disjoint from it. The
+        // host may write them at the same time: whatever mix of bytes arrives is then checked like any other.
+        unsafe { core::ptr::copy_nonoverlapping(segment.base, now.as_mut_ptr(), count) };
+        bytes = later;
+        if bytes.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Copy `bytes` to `offset` in `segments`, which have room for them.
+fn copy_in(segments: &[Segment], offset: usize, mut bytes: &[u8]) {
+    let mut skip = offset;
+    for segment in segments {
+        if bytes.is_empty() {
+            return;
+        }
+        if skip >= segment.len {
+            skip -= segment.len;
+            continue;
+        }
+        let count = (segment.len - skip).min(bytes.len());
+        // SAFETY: `skip + count` bytes lie in a live writable segment, see `Segment::new`.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), segment.base.add(skip), count) };
+        bytes = &bytes[count..];
+        skip = 0;
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    /// Build a list over `memory`, cut into readable and writable pieces of the given lengths.
+    fn list(memory: &mut [u8], readable: &[usize], writable: &[usize]) -> SegmentList {
+        let mut list = SegmentList::new_zeroed();
+        let mut base = memory.as_mut_ptr();
+        for (index, &len) in readable.iter().chain(writable).enumerate() {
+            // SAFETY: the tests give lengths that add up to at most the memory, and do not touch it meanwhile.
+            let segment = unsafe { Segment::new(base, len) };
+            // SAFETY: as above.
+            base = unsafe { base.add(len) };
+            if index < readable.len() {
+                list.push_readable(segment).unwrap();
+            } else {
+                list.push_writable(segment).unwrap();
+            }
+        }
+        list
+    }
+
+    #[test]
+    fn a_header_cut_at_any_place_is_read_whole() {
+        let source: Vec<u8> = (0..48).collect();
+        for cut in 0..=40 {
+            let mut memory = source.clone();
+            let mut list = list(&mut memory, &[cut, 48 - cut], &[]);
+            let mut header = [0; 40];
+            list.read_front(&mut header).unwrap();
+            assert_eq!(header, source[..40]);
+            assert_eq!(list.readable_len(), 8);
+            assert_eq!(list.readable().iter().map(Segment::len).sum::<usize>(), 8);
+            let mut rest = [0; 8];
+            list.read_front(&mut rest).unwrap();
+            assert_eq!(rest, source[40..]);
+            assert_eq!(list.read_front(&mut [0]), Err(TooShort));
+        }
+    }
+
+    #[test]
+    fn head_and_data_never_overlap_wherever_the_chain_is_cut() {
+        for cut in 0..=32 {
+            let mut memory = [0; 32];
+            let mut list = list(&mut memory, &[], &[cut, 32 - cut]);
+            list.split_head(16).unwrap();
+            assert_eq!(list.writable_len(), 16);
+            list.write_at(0, &[2; 16]).unwrap();
+            list.write_head(&[1; 16]).unwrap();
+            assert_eq!(list.write_at(1, &[3; 16]), Err(TooShort));
+            assert_eq!(list.write_at(usize::MAX, &[3; 2]), Err(TooShort));
+            assert_eq!(memory[..16], [1; 16]);
+            assert_eq!(memory[16..], [2; 16]);
+        }
+    }
+
+    #[test]
+    fn a_limit_cuts_inside_a_segment_and_zeroing_stops_there() {
+        let mut memory = [9; 12];
+        let mut list = list(&mut memory, &[], &[4, 4, 4]);
+        list.limit_writable(6);
+        assert_eq!(
+            list.writable().iter().map(Segment::len).collect::<Vec<_>>(),
+            [4, 2]
+        );
+        list.zero_from(3);
+        assert_eq!(memory, [9, 9, 9, 0, 0, 0, 9, 9, 9, 9, 9, 9]);
+    }
+
+    #[test]
+    fn a_head_of_single_bytes_is_refused_when_it_has_too_many() {
+        let mut memory = [0; 20];
+        let mut list = list(&mut memory, &[], &[1; 20]);
+        assert_eq!(list.split_head(17), Err(TooShort));
+        assert_eq!(list.writable_len(), 20);
+        list.split_head(16).unwrap();
+        assert_eq!(list.writable_len(), 4);
+    }
+
+    #[test]
+    fn the_list_is_bounded() {
+        let mut memory = [0; MAX_SEGMENTS + 1];
+        let base = memory.as_mut_ptr();
+        let mut list = SegmentList::new_zeroed();
+        // SAFETY: the byte outlives the list.
+        let one = unsafe { Segment::new(base, 1) };
+        for _ in 0..MAX_SEGMENTS {
+            list.push_readable(one).unwrap();
+        }
+        assert_eq!(list.push_readable(one), Err(TooMany));
+    }
+}
