@@ -1,0 +1,13 @@
+# shellcheck shell=bash
+# How to start User-Mode Linux. Sourced by boot.
+
+uml_command() {
+    local socket
+    ((cpus == 1 && queues == 1)) || die "UML has one CPU and uses one request queue"
+    # con0 on our standard streams and no other console; uml_dir is where it would leave a control socket in $HOME.
+    command=("$cache/$kernel/kernel" "mem=${mem}M" "initrd=$tmp/initramfs" con=null "con0=fd:0,fd:1" "uml_dir=$tmp/"
+        "${append[@]}")
+    for socket in "${sockets[@]}"; do
+        command+=("virtio_uml.device=$(realpath "$socket"):26") # 26 is virtio-fs
+    done
+}
