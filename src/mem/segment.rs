@@ -60,8 +60,8 @@ pub struct SegmentList {
     segments: [Segment; MAX_SEGMENTS],
     /// First readable segment that is left.
     read_start: u16,
-    /// End of the readable, start of the writable segments.
-    write_base: u16,
+    /// End of the readable segments.
+    read_end: u16,
     /// First writable segment after the head.
     write_start: u16,
     end: u16,
@@ -77,7 +77,7 @@ impl SegmentList {
     /// Forget all segments.
     pub fn clear(&mut self) {
         self.read_start = 0;
-        self.write_base = 0;
+        self.read_end = 0;
         self.write_start = 0;
         self.end = 0;
         self.readable_len = 0;
@@ -91,9 +91,9 @@ impl SegmentList {
     /// # Errors
     /// [`TooMany`] when the list is full.
     pub fn push_readable(&mut self, segment: Segment) -> Result<(), TooMany> {
-        debug_assert_eq!(self.write_base, self.end, "readable segments come first");
+        debug_assert_eq!(self.read_end, self.end, "readable segments come first");
         self.push(segment)?;
-        self.write_base = self.end;
+        self.read_end = self.end;
         self.write_start = self.end;
         self.readable_len += segment.len;
         Ok(())
@@ -120,7 +120,7 @@ impl SegmentList {
 
     /// Give the readable segments that are left.
     pub fn readable(&self) -> &[Segment] {
-        &self.segments[self.read_start as usize..self.write_base as usize]
+        &self.segments[self.read_start as usize..self.read_end as usize]
     }
 
     /// Give the writable segments after the head.
@@ -259,7 +259,17 @@ impl SegmentList {
         }
     }
 
-    /// Forget the writable bytes behind the first `len`.
+    /// Forget the readable bytes behind the first `len`.
+    pub fn limit_readable(&mut self, len: usize) {
+        if len >= self.readable_len {
+            return;
+        }
+        self.readable_len = len;
+        let side = &mut self.segments[self.read_start as usize..self.read_end as usize];
+        self.read_end = self.read_start + truncate(side, len);
+    }
+
+    /// Forget the writable bytes behind the first `len` after the head.
     ///
     /// A READ lends exactly as many bytes as the host asked for, whatever room the chain has.
     pub fn limit_writable(&mut self, len: usize) {
@@ -267,15 +277,23 @@ impl SegmentList {
             return;
         }
         self.writable_len = len;
-        let (mut at, mut left) = (self.write_start as usize, len);
-        while left > 0 {
-            let segment = &mut self.segments[at];
-            segment.len = segment.len.min(left);
-            left -= segment.len;
-            at += 1;
-        }
-        self.end = at as u16;
+        let side = &mut self.segments[self.write_start as usize..self.end as usize];
+        self.end = self.write_start + truncate(side, len);
     }
+}
+
+/// Cut `segments` to `len` bytes; give the number of segments that are left.
+fn truncate(segments: &mut [Segment], len: usize) -> u16 {
+    let (mut left, mut count) = (len, 0);
+    for segment in segments {
+        if left == 0 {
+            break;
+        }
+        segment.len = segment.len.min(left);
+        left -= segment.len;
+        count += 1;
+    }
+    count
 }
 
 /// Copy the first bytes of `segments`, which hold at least that many.
@@ -380,6 +398,19 @@ mod tests {
         );
         list.zero_from(3);
         assert_eq!(memory, [9, 9, 9, 0, 0, 0, 9, 9, 9, 9, 9, 9]);
+    }
+
+    #[test]
+    fn a_request_that_is_shorter_than_its_chain_ends_where_it_says() {
+        let mut memory: Vec<u8> = (0..12).collect();
+        let mut list = list(&mut memory, &[4, 4, 2], &[2]);
+        list.limit_readable(5);
+        let mut all = [0; 5];
+        assert_eq!(list.readable().len(), 2);
+        list.read_front(&mut all).unwrap();
+        assert_eq!(all, [0, 1, 2, 3, 4]);
+        assert_eq!(list.readable().len(), 0);
+        assert_eq!(list.writable_len(), 2);
     }
 
     #[test]

@@ -39,56 +39,39 @@ impl AccessMode {
 }
 
 bitflags! {
-    /// Hold open flags in values of our own, equal for every host and DPU.
+    /// Hold open flags of any host. The bits are x86_64's, so that the common host costs a mask.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct OpenFlags: u32 {
-        /// `O_APPEND`.
-        const APPEND = 1 << 0;
-        /// `O_TRUNC`.
-        const TRUNC = 1 << 1;
-        /// `O_EXCL`.
-        const EXCL = 1 << 2;
-        /// `O_DIRECT`.
-        const DIRECT = 1 << 3;
-        /// `O_DSYNC`, also set by `O_SYNC`.
-        const DSYNC = 1 << 4;
-        /// The part of `O_SYNC` beyond `O_DSYNC`.
-        const SYNC = 1 << 5;
-        /// `O_NOATIME`.
-        const NOATIME = 1 << 6;
-        /// `O_DIRECTORY`.
-        const DIRECTORY = 1 << 7;
-        /// `O_NOFOLLOW`.
-        const NOFOLLOW = 1 << 8;
-        /// `O_NONBLOCK`.
-        const NONBLOCK = 1 << 9;
-        /// `O_CREAT`.
-        const CREAT = 1 << 10;
         /// Access mode `O_WRONLY`.
-        const WRITE_ONLY = 1 << 11;
+        const WRITE_ONLY = 0o1;
         /// Access mode `O_RDWR`.
-        const READ_WRITE = 1 << 12;
+        const READ_WRITE = 0o2;
+        /// `O_CREAT`.
+        const CREAT = 0o100;
+        /// `O_EXCL`.
+        const EXCL = 0o200;
+        /// `O_TRUNC`.
+        const TRUNC = 0o1000;
+        /// `O_APPEND`.
+        const APPEND = 0o2000;
+        /// `O_NONBLOCK`.
+        const NONBLOCK = 0o4000;
+        /// `O_DSYNC`, also set by `O_SYNC`.
+        const DSYNC = 0o10000;
+        /// `O_DIRECT`.
+        const DIRECT = 0o40000;
+        /// `O_DIRECTORY`.
+        const DIRECTORY = 0o200000;
+        /// `O_NOFOLLOW`.
+        const NOFOLLOW = 0o400000;
+        /// `O_NOATIME`.
+        const NOATIME = 0o1000000;
+        /// The part of `O_SYNC` beyond `O_DSYNC`.
+        const SYNC = 0o4000000;
     }
 }
 
-/// The bits that have one value on both architectures.
-const COMMON: [(u32, OpenFlags); 9] = [
-    (0o1, OpenFlags::WRITE_ONLY),
-    (0o2, OpenFlags::READ_WRITE),
-    (0o100, OpenFlags::CREAT),
-    (0o200, OpenFlags::EXCL),
-    (0o1000, OpenFlags::TRUNC),
-    (0o2000, OpenFlags::APPEND),
-    (0o4000, OpenFlags::NONBLOCK),
-    (0o10000, OpenFlags::DSYNC),
-    (0o4000000, OpenFlags::SYNC),
-];
-const NOATIME: (u32, OpenFlags) = (0o1000000, OpenFlags::NOATIME);
-const X86_64: [(u32, OpenFlags); 3] = [
-    (0o40000, OpenFlags::DIRECT),
-    (0o200000, OpenFlags::DIRECTORY),
-    (0o400000, OpenFlags::NOFOLLOW),
-];
+/// The bits whose value differs on arm64.
 const AARCH64: [(u32, OpenFlags); 3] = [
     (0o200000, OpenFlags::DIRECT),
     (0o40000, OpenFlags::DIRECTORY),
@@ -97,13 +80,20 @@ const AARCH64: [(u32, OpenFlags); 3] = [
 
 impl OpenFlags {
     /// Decode the raw flags of a host; bits with no meaning to a server (`O_CLOEXEC`, `O_LARGEFILE`) are dropped.
+    #[inline]
     pub fn decode(raw: u32, host: ClientArch) -> Self {
-        let own = match host {
-            ClientArch::X86_64 => &X86_64,
-            ClientArch::Aarch64 => &AARCH64,
-        };
-        let mut flags = Self::empty();
-        for &(bit, flag) in COMMON.iter().chain(own).chain([&NOATIME]) {
+        match host {
+            ClientArch::X86_64 => Self::from_bits_truncate(raw),
+            ClientArch::Aarch64 => Self::decode_aarch64(raw),
+        }
+    }
+
+    fn decode_aarch64(raw: u32) -> Self {
+        let own = AARCH64
+            .iter()
+            .fold(Self::empty(), |all, (_, flag)| all | *flag);
+        let mut flags = Self::from_bits_truncate(raw) - own;
+        for (bit, flag) in AARCH64 {
             if raw & bit != 0 {
                 flags |= flag;
             }

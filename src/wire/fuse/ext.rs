@@ -4,6 +4,8 @@
 //! content, padded to 8 bytes. A record of type 0 to 31 is a security context header, whose "type" is the number of
 //! contexts in it; type 32 holds the groups. Source: Linux `fs/fuse/dir.c`, `get_create_ext`.
 
+use core::ffi::CStr;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Begin an extension record (`struct fuse_ext_header`, also `struct fuse_secctx_header`).
@@ -33,7 +35,7 @@ pub struct CreateExt<'a> {
     /// Supplementary group of the caller that matches the parent directory.
     pub group: Option<u32>,
     /// Name and value of the extended attribute to set with the creation.
-    pub security: Option<(&'a [u8], &'a [u8])>,
+    pub security: Option<(&'a CStr, &'a [u8])>,
 }
 
 /// Say that the extensions are not what the ABI allows.
@@ -64,16 +66,17 @@ impl<'a> CreateExt<'a> {
     }
 }
 
-fn parse_secctx(content: &[u8]) -> Result<(&[u8], &[u8]), BadExt> {
-    let (context, rest) = Secctx::ref_from_prefix(content).map_err(|_| BadExt)?;
-    let nul = rest.iter().position(|&byte| byte == 0).ok_or(BadExt)?;
+fn parse_secctx(content: &[u8]) -> Result<(&CStr, &[u8]), BadExt> {
+    let (context, rest) = Secctx::read_from_prefix(content).map_err(|_| BadExt)?;
+    let name = CStr::from_bytes_until_nul(rest).map_err(|_| BadExt)?;
+    let start = name.count_bytes() + 1;
     let value = rest
-        .get(nul + 1..nul + 1 + context.size as usize)
+        .get(start..start + context.size as usize)
         .ok_or(BadExt)?;
-    if nul == 0 {
+    if name.is_empty() {
         return Err(BadExt);
     }
-    Ok((&rest[..nul], value))
+    Ok((name, value))
 }
 
 fn parse_groups(content: &[u8]) -> Result<Option<u32>, BadExt> {
@@ -105,10 +108,7 @@ mod tests {
     fn context_and_group() {
         let ext = CreateExt::parse(BOTH).unwrap();
         assert_eq!(ext.group, Some(100));
-        assert_eq!(
-            ext.security,
-            Some((&b"security.selinux"[..], &b"ctx\0"[..]))
-        );
+        assert_eq!(ext.security, Some((c"security.selinux", &b"ctx\0"[..])));
     }
 
     #[test]
