@@ -55,6 +55,5 @@ pub mod fuse;
 #[deny(unsafe_code)]
 pub mod backend;
 
-#[cfg(feature = "std")]
 #[deny(unsafe_code)]
 pub mod runtime;

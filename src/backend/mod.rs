@@ -1,1 +1,7 @@
-//! backend
+//! File systems: what stands behind a device.
+//!
+//! A backend has two halves. The [`crate::fuse::Volume`] is shared by the device's cores: configuration, node table,
+//! open files. The [`crate::fuse::FileSystem`] belongs to one core: its connections, rings and pending replies.
+//! A backend never knows where its requests come from.
+
+pub mod null;

@@ -139,6 +139,11 @@ impl RequestTable {
         Some(slot)
     }
 
+    /// Give the number of entries.
+    pub fn depth(&self) -> u16 {
+        self.entries.len() as u16
+    }
+
     /// Give the number of entries that are taken: in flight, or finished and not yet handed back.
     pub fn in_use(&self) -> u16 {
         self.taken.get()

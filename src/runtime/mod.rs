@@ -1,1 +1,13 @@
-//! runtime
+//! Bringing devices up and serving them: one thread a core, each running its queues to completion.
+//!
+//! ```text
+//! core thread:  for each device: for each queue: take chains ──> dispatch ──> backend
+//!                                backend.poll()  ──> finished requests ──> complete ──> flush
+//!               idle? spin a while, then sleep on epoll (busy: never)
+//! ```
+//!
+//! [`Worker`] is the part of the loop for one device and needs no heap; the rest is for the daemon.
+
+mod worker;
+
+pub use worker::{Admission, Lane, Observer, Worker};
