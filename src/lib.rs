@@ -20,6 +20,8 @@
 //! 7. [`backend`]: file systems. Know no HAL.
 //! 8. [`runtime`]: the core loop, devices, configuration, statistics. No protocol code.
 //!
+//! [`log`] stands beside them: every layer from [`virtq`] on may write a line.
+//!
 //! Principles that hold everywhere:
 //!
 //! 1. The core is `no_std` without `alloc`; feature `std` is for start-up and for development machines.
@@ -44,6 +46,9 @@ pub mod wire;
 pub mod mem;
 
 pub mod sys;
+
+#[deny(unsafe_code)]
+pub mod log;
 
 pub mod virtq;
 

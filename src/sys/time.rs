@@ -27,6 +27,17 @@ impl Instant {
     }
 }
 
+/// Read the time of day: seconds since 1970-01-01 UTC, and nanoseconds of the second.
+pub fn wall() -> (i64, u32) {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel fills the structure; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut time) };
+    (time.tv_sec, time.tv_nsec as u32)
+}
+
 /// Read the core's cycle counter: one instruction, constant rate, not ordered with the instructions around it.
 #[inline]
 pub fn cycles() -> u64 {
