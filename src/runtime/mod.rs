@@ -8,6 +8,14 @@
 //!
 //! [`Worker`] is the part of the loop for one device and needs no heap; the rest is for the daemon.
 
+#[cfg(feature = "std")]
+mod core_loop;
+#[cfg(feature = "std")]
+mod device;
 mod worker;
 
+#[cfg(feature = "std")]
+pub use core_loop::{CoreLoop, Polling, Stop};
+#[cfg(feature = "std")]
+pub use device::{Backend, Control, Device, SessionEvents, Share, spread};
 pub use worker::{Admission, Lane, Observer, Worker};

@@ -9,6 +9,7 @@ pub mod eventfd;
 pub mod fd;
 pub mod io;
 pub mod map;
+pub mod signal;
 pub mod time;
 
 use crate::wire::errno::Errno;
