@@ -139,10 +139,7 @@ impl CoreLoop {
 
     /// Sleep until a queue or a backend has work, a deadline passes or a signal comes.
     fn sleep(&mut self, now: Instant) {
-        let idle = self
-            .workers
-            .iter_mut()
-            .fold(true, |idle, worker| worker.arm() && idle);
+        let idle = self.workers.iter_mut().all(Worker::arm);
         if idle {
             let deadline = self.workers.iter().filter_map(Worker::deadline).min();
             let left = deadline.map_or(u64::MAX, |at| at.since(now).div_ceil(1_000_000));
