@@ -20,7 +20,7 @@
 //! 7. [`backend`]: file systems. Know no HAL.
 //! 8. [`runtime`]: the core loop, devices, configuration, statistics. No protocol code.
 //!
-//! [`log`] stands beside them: every layer from [`virtq`] on may write a line.
+//! [`log`] and [`board`] stand beside them: every layer from [`virtq`] on may write a line and read a limit.
 //!
 //! Principles that hold everywhere:
 //!
@@ -35,10 +35,14 @@
 #![no_std]
 
 #[cfg(feature = "std")]
+#[macro_use]
 extern crate std;
 
 #[cfg(target_endian = "big")]
 compile_error!("FUSE and virtio structures are laid out for little-endian machines");
+
+#[deny(unsafe_code)]
+pub mod board;
 
 #[deny(unsafe_code)]
 pub mod wire;
