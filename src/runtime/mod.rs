@@ -8,10 +8,15 @@
 //!
 //! [`Worker`] is the part of the loop for one device and needs no heap; the rest is for the daemon.
 
+#[cfg(feature = "daemon")]
+pub mod budget;
+#[cfg(feature = "daemon")]
+pub mod config;
 #[cfg(feature = "std")]
 mod core_loop;
 #[cfg(feature = "std")]
 mod device;
+pub mod qos;
 mod worker;
 
 #[cfg(feature = "std")]

@@ -1,0 +1,168 @@
+//! The memory that a configuration asks for, summed before anything is reserved.
+//!
+//! Everything that is as large as its capacity counts in full, although the system gives pages only when they are first
+//! touched: a daemon that starts must not fail when its tables fill.
+
+use core::fmt;
+use std::string::String;
+use std::vec::Vec;
+
+use super::config::units::rough_size;
+use super::config::{Config, Device, Hal};
+use crate::board;
+use crate::fuse::Dispatcher;
+use crate::mem::RequestTable;
+
+/// Bytes that the `fuse` HAL keeps for each request: the largest WRITE and its headers, in whole pages.
+const FUSE_BUFFER: u64 = (1 << 20) + 4096;
+
+/// Hold what is asked for, item by item.
+#[derive(Clone, Debug, Default)]
+pub struct Budget {
+    items: Vec<(String, u64)>,
+}
+
+impl Budget {
+    /// Sum up what a configuration asks for.
+    pub fn of(config: &Config) -> Self {
+        let mut budget = Self::default();
+        let cores = config.runtime.cores.len() as u64;
+        for device in &config.devices {
+            budget.add_device(device, cores);
+        }
+        budget
+    }
+
+    fn add_device(&mut self, device: &Device, cores: u64) {
+        let (queues, depth) = (u64::from(device.hal.queues()), device.hal.depth());
+        // The hiprio queue has a table of its own.
+        let tables = queues + u64::from(matches!(device.hal, Hal::VhostUser { .. }));
+        let table = RequestTable::footprint(depth) as u64;
+        let dispatcher = Dispatcher::FOOTPRINT as u64;
+        self.add(
+            format!(
+                "device \"{}\": {tables} request tables of {depth}",
+                device.tag
+            ),
+            tables * table + cores.min(queues) * dispatcher,
+        );
+        if let Hal::Fuse { .. } = device.hal {
+            self.add(
+                format!(
+                    "device \"{}\": {queues} x {depth} request buffers",
+                    device.tag
+                ),
+                queues * u64::from(depth) * FUSE_BUFFER,
+            );
+        }
+    }
+
+    /// Ask for more.
+    pub fn add(&mut self, what: impl Into<String>, bytes: u64) {
+        self.items.push((what.into(), bytes));
+    }
+
+    /// Give the sum in bytes.
+    pub fn total(&self) -> u64 {
+        let bytes = self.items.iter().map(|(_, bytes)| *bytes);
+        bytes.fold(0, u64::saturating_add)
+    }
+
+    /// Check the sum against the board's.
+    ///
+    /// # Errors
+    /// The sum, item by item.
+    pub fn check(self) -> Result<Self, OverBudget> {
+        self.check_against(board::MEMORY)
+    }
+
+    fn check_against(self, allowed: u64) -> Result<Self, OverBudget> {
+        if self.total() <= allowed {
+            return Ok(self);
+        }
+        Err(OverBudget {
+            budget: self,
+            allowed,
+        })
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, bytes) in &self.items {
+            writeln!(out, "{:>12}  {what}", rough_size(*bytes))?;
+        }
+        write!(out, "{:>12}  in all", rough_size(self.total()))
+    }
+}
+
+/// Refuse a configuration that asks for more memory than the board allows.
+#[derive(Clone, Debug)]
+pub struct OverBudget {
+    budget: Budget,
+    allowed: u64,
+}
+
+impl fmt::Display for OverBudget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "the configuration asks for more memory than board \"{}\" allows: {}\n{}",
+            board::NAME,
+            rough_size(self.allowed),
+            self.budget
+        )
+    }
+}
+
+impl std::error::Error for OverBudget {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    const TEXT: &str = r#"
+        [[device]]
+        tag = "a"
+        hal = { kind = "vhost-user", socket = "/a", queues = 3, depth = 64 }
+        backend = { kind = "null" }
+        [[device]]
+        tag = "b"
+        hal = { kind = "fuse", mountpoint = "/b", queues = 2, depth = 16 }
+        backend = { kind = "null" }
+    "#;
+
+    #[test]
+    fn queues_and_buffers_are_summed() {
+        let budget = Budget::of(&Config::parse("f", TEXT).unwrap());
+        let tables = 4 * RequestTable::footprint(64) + 2 * RequestTable::footprint(16);
+        let buffers = 32 * FUSE_BUFFER;
+        // One core: one dispatcher for each device.
+        let dispatchers = 2 * Dispatcher::FOOTPRINT;
+        assert_eq!(budget.total(), (tables + dispatchers) as u64 + buffers);
+        assert!(budget.check().is_ok());
+    }
+
+    #[test]
+    fn too_much_shows_the_sum() {
+        let mut budget = Budget::of(&Config::parse("f", TEXT).unwrap());
+        budget.add("device \"a\": 1000000 nodes", 3 << 30);
+        let error = budget.check_against(2 << 30).unwrap_err().to_string();
+        let lines: Vec<&str> = error.lines().collect();
+        assert!(lines[0].ends_with("allows: 2.0 GiB"), "{error}");
+        assert!(
+            lines.contains(&"     3.0 GiB  device \"a\": 1000000 nodes"),
+            "{error}"
+        );
+        assert!(lines.last().unwrap().ends_with("in all"), "{error}");
+    }
+
+    #[test]
+    fn sums_do_not_wrap() {
+        let mut budget = Budget::default();
+        budget.add("x", u64::MAX);
+        budget.add("y", 2);
+        assert!(budget.check().is_err());
+    }
+}
