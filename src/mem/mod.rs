@@ -6,12 +6,28 @@
 //! | type | what it holds | who shares it |
 //! |---|---|---|
 //! | [`RequestTable`] | the requests of one queue, from the taken chain to the published reply | one core |
+//! | [`NodeTable`] | nodeids, the backend's keys and values for them, lookup counts | a device's cores |
+//! | [`OpenFileTable`] | what file handles stand for | a device's cores |
+//! | [`SharedRing`] | answers to a core, jobs for workers | any threads |
 //! | [`SegmentList`] | where one request's bytes lie in the host's memory | one core |
 
 mod arena;
+mod free_list;
+mod node_key;
+mod node_table;
+mod open_table;
+mod refused;
 mod request;
 mod segment;
+mod shared_ring;
+mod spin_lock;
+mod sync;
 
 pub use arena::{Arena, OutOfMemory};
+pub use node_key::{NodeKey, hash_bytes, hash_words};
+pub use node_table::NodeTable;
+pub use open_table::{Closed, OpenFileTable, Pinned};
+pub use refused::Refused;
 pub use request::{Finished, RequestTable, Slot, SlotId, Token};
 pub use segment::{MAX_SEGMENTS, Segment, SegmentList, TooMany, TooShort};
+pub use shared_ring::SharedRing;
