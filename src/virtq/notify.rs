@@ -17,9 +17,30 @@
 //! interleaving; the loom model below runs the functions that the queues call.
 
 #[cfg(not(loom))]
-use core::sync::atomic::{AtomicU16, Ordering, fence};
+use core::sync::atomic::fence;
+use core::sync::atomic::{AtomicU16, Ordering};
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU16, Ordering, fence};
+use loom::sync::atomic::fence;
+
+/// Be a field that both sides reach: an atomic in the host's memory, or the model's.
+pub trait Field {
+    /// Load it.
+    fn load(&self, order: Ordering) -> u16;
+    /// Store it.
+    fn store(&self, value: u16, order: Ordering);
+}
+
+impl Field for AtomicU16 {
+    #[inline(always)]
+    fn load(&self, order: Ordering) -> u16 {
+        self.load(order)
+    }
+
+    #[inline(always)]
+    fn store(&self, value: u16, order: Ordering) {
+        self.store(value, order);
+    }
+}
 
 /// Tell whether the entries from `old` up to `new` pass `event`: the specification's `vring_need_event`.
 #[inline(always)]
@@ -35,20 +56,20 @@ pub fn published() {
 
 /// Decide, after [`published`], whether entries from `old` up to `new` wake the consumer.
 #[inline(always)]
-pub fn must_wake(event: &AtomicU16, old: u16, new: u16) -> bool {
+pub fn must_wake(event: &impl Field, old: u16, new: u16) -> bool {
     passes(event.load(Ordering::Relaxed), old, new)
 }
 
 /// Announce that the consumer, who stands at `position`, is about to sleep. False when there is an entry already.
 #[inline]
-pub fn may_sleep(event: &AtomicU16, index: &AtomicU16, position: u16) -> bool {
+pub fn may_sleep(event: &impl Field, index: &impl Field, position: u16) -> bool {
     event.store(position, Ordering::Relaxed);
     look_again(index, position)
 }
 
 /// Look for an entry after the wish to be woken was stored. False when there is one.
 #[inline]
-pub fn look_again(index: &AtomicU16, position: u16) -> bool {
+pub fn look_again(index: &impl Field, position: u16) -> bool {
     fence(Ordering::SeqCst);
     index.load(Ordering::Acquire) == position
 }
@@ -76,6 +97,17 @@ mod tests {
 mod model {
     use super::*;
     use loom::sync::Arc;
+    use loom::sync::atomic::AtomicU16;
+
+    impl Field for AtomicU16 {
+        fn load(&self, order: Ordering) -> u16 {
+            self.load(order)
+        }
+
+        fn store(&self, value: u16, order: Ordering) {
+            self.store(value, order);
+        }
+    }
 
     struct Shared {
         index: AtomicU16,
