@@ -13,6 +13,9 @@
 //! A chain that outlives its queue (the host is gone, a backend still waits for its server) keeps its memory mapped;
 //! completing it then does nothing. So the layers above never need to know.
 
+#[cfg(feature = "fuse-dev")]
+pub mod fuse_dev;
+
 use crate::mem::{SegmentList, Token};
 
 /// State what a transport does, fixed for each kind.

@@ -25,8 +25,20 @@ impl Epoll {
     /// # Errors
     /// As epoll_ctl(2).
     pub fn add(&self, fd: i32, key: u64) -> Result<()> {
+        self.insert(fd, key, libc::EPOLLIN)
+    }
+
+    /// Wait for news of `fd`: a wake-up is told once, whether or not its reason was dealt with.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn add_edge(&self, fd: i32, key: u64) -> Result<()> {
+        self.insert(fd, key, libc::EPOLLIN | libc::EPOLLET)
+    }
+
+    fn insert(&self, fd: i32, key: u64, events: i32) -> Result<()> {
         let mut event = libc::epoll_event {
-            events: libc::EPOLLIN as u32,
+            events: events as u32,
             u64: key,
         };
         // SAFETY: the kernel reads one event.

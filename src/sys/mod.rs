@@ -4,11 +4,15 @@
 //! retrying, waiting and deciding are its callers' business, except that `EINTR` is retried where nothing is lost.
 
 pub mod affinity;
+pub mod device;
 pub mod epoll;
 pub mod eventfd;
 pub mod fd;
+pub mod identity;
 pub mod io;
 pub mod map;
+pub mod mount;
+pub mod scm;
 pub mod signal;
 pub mod time;
 
