@@ -91,17 +91,34 @@ unpack_closure() {
 }
 
 unpack_debs() {
-    local deb
+    local deb name
     for deb in "$1".debs/*.deb; do
         dpkg -x "$deb" "$1"
     done
     rm -rf "$1.debs" "$1.log"
+    # One tree whatever the suite: bookworm's packages still have files in /lib, the later ones only in /usr/lib.
+    for name in bin lib lib64 sbin; do
+        mkdir -p "$1/usr/$name"
+        [[ ! -d $1/$name ]] || cp -a "$1/$name/." "$1/usr/$name/"
+        rm -rf "${1:?}/$name"
+        ln -s "usr/$name" "$1/$name"
+    done
+}
+
+# source_tar FOLDER PACKAGE: downloads the upstream tar file of a source package.
+source_tar() {
+    local folder=$1 package=$2
+    suite_ready bookworm-src
+    mkdir -p "$folder"
+    say "downloading the source of $package"
+    (cd "$folder" && suite_apt bookworm-src apt-get source --tar-only "$package" >/dev/null)
 }
 
 # run_from_own_libc FINAL PROGRAM: makes PROGRAM use the libc and libraries unpacked beside it. FINAL is where its
-# folder will stand when the item is complete.
+# folder will stand when the item is complete. An rpath rather than a runpath: it holds for the libraries' own
+# libraries too.
 run_from_own_libc() {
     local final=$1 program=$2
-    patchelf --set-interpreter "$final/usr/lib64/ld-linux-x86-64.so.2" \
-        --set-rpath "$final/usr/lib/x86_64-linux-gnu" "$program"
+    patchelf --set-interpreter "$final/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" \
+        --force-rpath --set-rpath "$final/lib/x86_64-linux-gnu" "$program"
 }

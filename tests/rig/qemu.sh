@@ -7,7 +7,7 @@ qemu_command() {
     command=("$cache/qemu/qemu-system-x86_64" -L "$cache/qemu/usr/share/qemu" -L "$cache/qemu/usr/share/seabios"
         -accel "$accel" -cpu max -smp "$cpus" -m "${mem}M"
         -object "memory-backend-memfd,id=mem,size=${mem}M,share=on" -numa "node,memdev=mem"
-        -nographic -no-reboot -nodefaults -serial stdio
+        -display none -no-reboot -nodefaults -serial stdio
         -kernel "$cache/$kernel/kernel" -initrd "$tmp/initramfs"
         -append "console=ttyS0 mitigations=off nokaslr ${append[*]}")
     for i in "${!sockets[@]}"; do
