@@ -4,6 +4,8 @@
 qemu_command() {
     local i accel
     accel=$(qemu_accelerator)
+    # Of a server that offers the configuration space, which UML needs and QEMU does not.
+    noise='but QEMU does not\.$'
     command=("$cache/qemu/qemu-system-x86_64" -L "$cache/qemu/usr/share/qemu" -L "$cache/qemu/usr/share/seabios"
         -accel "$accel" -cpu max -smp "$cpus" -m "${mem}M"
         -object "memory-backend-memfd,id=mem,size=${mem}M,share=on" -numa "node,memdev=mem"
@@ -16,4 +18,28 @@ qemu_command() {
     done
 }
 
-qemu_accelerator() { echo tcg,thread=multi; }
+# Prints what runs the guest's code. A /dev/kvm that opens may still not run a guest (in a virtual machine without
+# nested virtualisation it hangs or dies): only a boot tells, once for each kernel and processor.
+qemu_accelerator() {
+    local answer
+    if [[ -n ${DPFS_ACCEL:-} ]]; then
+        echo "$DPFS_ACCEL"
+        return
+    fi
+    if [[ -r /dev/kvm && -w /dev/kvm ]]; then
+        answer=$cache/kvm/$(uname -r)-$(grep -m 1 -E '^flags' /proc/cpuinfo | cksum | cut -d ' ' -f 1)
+        [[ -s $answer ]] || with_lock kvm qemu_probe "$answer" >&2
+        [[ $(cat "$answer") != works ]] || { echo kvm && return; }
+    fi
+    echo tcg,thread=multi
+}
+
+qemu_probe() {
+    local answer=$1 result=fails
+    [[ ! -s $answer ]] || return 0
+    mkdir -p "${answer%/*}"
+    say "trying KVM with a short boot"
+    ! DPFS_ACCEL=kvm "$rig/boot" --qemu "$version" --job probe --timeout 20 </dev/null >"$answer.log" 2>&1 || result=works
+    say "KVM $result here"
+    echo "$result" >"$answer"
+}
