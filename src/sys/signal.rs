@@ -1,6 +1,7 @@
 //! Signals, taken one at a time by the thread that asks for them.
 
 use core::mem::MaybeUninit;
+use core::time::Duration;
 
 use super::{Result, check};
 
@@ -32,16 +33,18 @@ pub fn hold() -> Result<()> {
     Ok(())
 }
 
-/// Sleep until a held signal arrives.
-pub fn wait() -> Signal {
+/// Sleep until a held signal arrives, at most `timeout`; `None` when it passed without one.
+pub fn wait(timeout: Duration) -> Option<Signal> {
     let set = ending();
-    loop {
-        // SAFETY: a valid set; no information is asked for.
-        match unsafe { libc::sigwaitinfo(&set, core::ptr::null_mut()) } {
-            libc::SIGTERM => return Signal::Terminate,
-            libc::SIGINT => return Signal::Interrupt,
-            _ => {}
-        }
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: timeout.subsec_nanos() as libc::c_long,
+    };
+    // SAFETY: a valid set and time; no information is asked for.
+    match unsafe { libc::sigtimedwait(&set, core::ptr::null_mut(), &timeout) } {
+        libc::SIGTERM => Some(Signal::Terminate),
+        libc::SIGINT => Some(Signal::Interrupt),
+        _ => None,
     }
 }
 
