@@ -7,9 +7,10 @@ qemu_command() {
     # Of a server that offers the configuration space, which UML needs and QEMU does not.
     noise='but QEMU does not\.$'
     command=("$cache/qemu/qemu-system-x86_64" -L "$cache/qemu/usr/share/qemu" -L "$cache/qemu/usr/share/seabios"
-        -accel "$accel" -cpu max -smp "$cpus" -m "${mem}M"
+        -accel "$accel" -cpu Nehalem -smp "$cpus" -m "${mem}M"
         -object "memory-backend-memfd,id=mem,size=${mem}M,share=on" -numa "node,memdev=mem"
-        -display none -no-reboot -nodefaults -serial stdio
+        -display none -no-reboot -nodefaults
+        -chardev "stdio,id=console,signal=off" -serial chardev:console # ^C is for the guest
         -kernel "$cache/$kernel/kernel" -initrd "$tmp/initramfs"
         -append "console=ttyS0 mitigations=off nokaslr ${append[*]}")
     for i in "${!sockets[@]}"; do
