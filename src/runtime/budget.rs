@@ -9,6 +9,7 @@ use std::vec::Vec;
 
 use super::config::units::rough_size;
 use super::config::{Config, Device, Hal};
+use super::stats;
 use crate::board;
 use crate::fuse::Dispatcher;
 use crate::mem::RequestTable;
@@ -30,6 +31,8 @@ impl Budget {
         for device in &config.devices {
             budget.add_device(device, cores);
         }
+        let statistics = stats::footprint(config.devices.len(), config.runtime.cores.len());
+        budget.add("statistics", statistics);
         budget
     }
 
@@ -140,7 +143,10 @@ mod tests {
         let buffers = 32 * FUSE_BUFFER;
         // One core: one dispatcher for each device.
         let dispatchers = 2 * Dispatcher::FOOTPRINT;
-        assert_eq!(budget.total(), (tables + dispatchers) as u64 + buffers);
+        assert_eq!(
+            budget.total(),
+            (tables + dispatchers) as u64 + buffers + stats::footprint(2, 1)
+        );
         assert!(budget.check().is_ok());
     }
 

@@ -17,6 +17,8 @@ mod core_loop;
 #[cfg(feature = "std")]
 mod device;
 pub mod qos;
+#[cfg(feature = "std")]
+pub mod stats;
 mod worker;
 
 #[cfg(feature = "std")]

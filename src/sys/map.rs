@@ -1,6 +1,7 @@
 //! Memory mappings.
 
 use core::mem::MaybeUninit;
+use core::sync::atomic::AtomicU64;
 
 use super::{Result, last_error};
 use crate::mem::Arena;
@@ -95,5 +96,30 @@ impl Drop for SharedMap {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `new`; who hands out pointers into it keeps the map alive.
         unsafe { libc::munmap(self.base.cast(), self.len) };
+    }
+}
+
+/// Hold a shared, writable mapping of a file as counters.
+#[derive(Debug)]
+pub struct SharedWords(SharedMap);
+
+impl SharedWords {
+    /// Map the first `count` words of a file that is at least as long.
+    ///
+    /// Cutting the file afterwards ends the process with `SIGBUS` at the next access.
+    ///
+    /// # Errors
+    /// As mmap(2); `EINVAL` when there are none.
+    pub fn new(fd: i32, count: usize) -> Result<Self> {
+        SharedMap::new(fd, 0, count * size_of::<AtomicU64>(), true).map(Self)
+    }
+
+    /// Give the counters.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping lives as long as `self`, is aligned to a page and writable. An `AtomicU64` may hold any
+        // bits and may be changed by others at any time, other processes included.
+        unsafe {
+            core::slice::from_raw_parts(self.0.base().cast(), self.0.len() / size_of::<AtomicU64>())
+        }
     }
 }
