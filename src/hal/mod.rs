@@ -15,6 +15,8 @@
 
 #[cfg(feature = "fuse-dev")]
 pub mod fuse_dev;
+pub mod loopback;
+pub mod ring;
 
 use crate::mem::{SegmentList, Token};
 

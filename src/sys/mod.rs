@@ -14,6 +14,7 @@ pub mod map;
 pub mod mount;
 pub mod scm;
 pub mod signal;
+pub mod socket;
 pub mod time;
 
 use crate::wire::errno::Errno;

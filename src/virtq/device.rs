@@ -280,6 +280,14 @@ impl DeviceQueue {
         }
     }
 
+    /// Go on with the same queue, which is now mapped elsewhere. Nothing happens when it is of another size.
+    pub fn relocate(&mut self, rings: Rings) {
+        if rings.size() == self.rings.size() {
+            self.rings = rings;
+            self.cache = RegionCache::default();
+        }
+    }
+
     /// Give the index of the next available entry: where a successor goes on.
     pub const fn position(&self) -> u16 {
         self.next_avail

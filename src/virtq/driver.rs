@@ -119,8 +119,8 @@ impl Driver {
         Some(driver)
     }
 
-    /// Give the number of descriptors that are free.
-    pub const fn free(&self) -> u16 {
+    /// Give the number of descriptors that are not lent.
+    pub const fn available(&self) -> u16 {
         self.free_count
     }
 
@@ -350,7 +350,7 @@ mod tests {
                 let written = round;
                 assert_eq!(driver.reap(), Some(Used { head, written }));
                 assert_eq!(driver.reap(), None);
-                assert_eq!(driver.free(), 8);
+                assert_eq!(driver.available(), 8);
             }
         }
     }
@@ -361,7 +361,7 @@ mod tests {
         let data = guest.data();
         let chain = [buffer(data, 1, false), buffer(data, 1, true)];
         let heads: Vec<_> = core::iter::from_fn(|| driver.add(&chain)).collect();
-        assert_eq!((heads.len(), driver.free()), (4, 0));
+        assert_eq!((heads.len(), driver.available()), (4, 0));
         driver.publish();
         let mut taken: Vec<_> = (0..4)
             .map(|_| {
@@ -377,7 +377,7 @@ mod tests {
         }
         guest.device.flush();
         while driver.reap().is_some() {}
-        assert_eq!(driver.free(), 8);
+        assert_eq!(driver.available(), 8);
         let more: Vec<_> = core::iter::from_fn(|| driver.add(&chain)).collect();
         assert_eq!(more.len(), 4);
     }
@@ -394,6 +394,6 @@ mod tests {
         guest.device.flush();
         assert_eq!(driver.reap().map(|used| used.head), Some(head));
         assert_eq!(driver.reap(), None);
-        assert_eq!(driver.free(), 4);
+        assert_eq!(driver.available(), 4);
     }
 }

@@ -144,7 +144,7 @@ fn two_threads_that_sleep_whenever_they_may_never_wait_for_each_other() {
                     while driver.reap().is_some() {
                         back += 1;
                     }
-                    let full = driver.free() == 0 || sent == rounds;
+                    let full = driver.available() == 0 || sent == rounds;
                     if back < rounds && full && driver.arm() {
                         call.wait();
                         driver.disarm();
