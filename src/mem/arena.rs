@@ -93,10 +93,12 @@ impl Arena {
 
 #[cfg(all(test, feature = "std"))]
 pub(crate) fn test_arena(bytes: usize) -> Arena {
-    // SAFETY: a fresh `vec![0; n]` is zero.
+    // Bytes rather than `MaybeUninit`, which the standard library would fill one by one.
+    let memory = std::vec![0u8; bytes].leak();
+    // SAFETY: the memory is zero, leaked and nobody else's.
     unsafe {
-        let memory = std::vec![MaybeUninit::new(0u8); bytes].leak();
-        Arena::new(memory)
+        let base = memory.as_mut_ptr().cast::<MaybeUninit<u8>>();
+        Arena::new(core::slice::from_raw_parts_mut(base, bytes))
     }
 }
 

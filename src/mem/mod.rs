@@ -9,6 +9,8 @@
 //! | [`NodeTable`] | nodeids, the backend's keys and values for them, lookup counts | a device's cores |
 //! | [`OpenFileTable`] | what file handles stand for | a device's cores |
 //! | [`SharedRing`] | answers to a core, jobs for workers | any threads |
+//! | [`SlotMap`] | values with handles that tell a later value from an earlier one | one core |
+//! | [`RingBuffer`] | bytes received or to be sent; small records | one core |
 //! | [`SegmentList`] | where one request's bytes lie in the host's memory | one core |
 
 mod arena;
@@ -18,8 +20,10 @@ mod node_table;
 mod open_table;
 mod refused;
 mod request;
+mod ring_buffer;
 mod segment;
 mod shared_ring;
+mod slot_map;
 mod spin_lock;
 mod sync;
 
@@ -29,5 +33,7 @@ pub use node_table::NodeTable;
 pub use open_table::{Closed, OpenFileTable, Pinned};
 pub use refused::Refused;
 pub use request::{Finished, RequestTable, Slot, SlotId, Token};
+pub use ring_buffer::RingBuffer;
 pub use segment::{MAX_SEGMENTS, Segment, SegmentList, TooMany, TooShort};
 pub use shared_ring::SharedRing;
+pub use slot_map::{Handle, SlotMap};

@@ -81,6 +81,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "no memory to check, and slow")]
     fn neighbouring_keys_spread_evenly_in_high_and_low_bits() {
         // 100 in each part on average, with a standard deviation of 10.
         for seed in [0, 1, 0x1234_5678_9abc_def0] {
