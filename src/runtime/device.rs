@@ -95,7 +95,7 @@ impl Share {
         let dispatcher = dispatcher.map_err(|error| memory(std::format!("{error:?}")))?;
         let fs = self.backend.attach(count as u32 * u32::from(self.depth))?;
         let lanes = self.queues.into_iter().zip(&tables).map(|(queue, &table)| {
-            let queue: &'static mut (dyn Queue + Send) = Box::leak(queue);
+            let queue: &'static mut dyn Queue = Box::leak(queue);
             Lane { queue, table }
         });
         Ok(Worker::new(

@@ -17,6 +17,8 @@ mod core_loop;
 #[cfg(feature = "std")]
 mod device;
 pub mod qos;
+#[cfg(feature = "daemon")]
+mod serve;
 #[cfg(feature = "std")]
 pub mod stats;
 mod worker;
@@ -25,4 +27,6 @@ mod worker;
 pub use core_loop::{CoreLoop, Polling, Stop};
 #[cfg(feature = "std")]
 pub use device::{Backend, Control, Device, SessionEvents, Share, spread};
+#[cfg(feature = "daemon")]
+pub use serve::{ServeError, serve};
 pub use worker::{Admission, Lane, Observer, Worker};

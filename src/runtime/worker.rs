@@ -12,6 +12,9 @@ const BURST: usize = 64;
 pub trait Observer {
     /// A request ended; `now` is in the unit of [`Finished::started`].
     fn finished(&mut self, finished: &Finished, now: u64);
+
+    /// This many requests are in flight on this core; told at the end of a round that changed it.
+    fn in_flight(&mut self, count: usize);
 }
 
 /// Bound how much a device may do.
@@ -29,7 +32,7 @@ pub trait Admission {
 /// Join a queue and the table of its requests.
 pub struct Lane {
     /// The queue.
-    pub queue: &'static mut (dyn Queue + Send),
+    pub queue: &'static mut dyn Queue,
     /// Its requests, as deep as the queue.
     pub table: &'static RequestTable,
 }
@@ -74,6 +77,9 @@ impl Worker {
         self.dispatcher.poll_interrupts(self.fs, self.tables);
         let polled = self.fs.poll(now);
         let published = self.publish();
+        if taken || published {
+            self.observer.in_flight(self.in_flight());
+        }
         taken || polled || published
     }
 
@@ -251,6 +257,8 @@ mod tests {
         fn finished(&mut self, _: &Finished, _: u64) {
             self.0 += 1;
         }
+
+        fn in_flight(&mut self, _: usize) {}
     }
 
     /// Close after a number of requests, for a second.

@@ -224,6 +224,11 @@ impl Observer for Counters {
     fn finished(&mut self, finished: &Finished, now: u64) {
         self.record(finished, now);
     }
+
+    #[inline]
+    fn in_flight(&mut self, count: usize) {
+        self.set(Gauge::InFlight, count as u64);
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,241 @@
+//! What one request costs between the taken chain and the published used entry: null backend, loopback, one core.
+//!
+//! ```text
+//! cargo bench --bench path                         requests per second
+//! tests/bench/instructions                         instructions per request, by callgrind
+//! ```
+//!
+//! Driver and device take turns in one thread: `DEPTH` requests are made available, served in one round, reaped. The
+//! device's part is [`serve`], which callgrind singles out; the time printed is of both parts.
+
+use std::time::Instant as Clock;
+
+use dpfs::backend::null::{Config, Null};
+use dpfs::fuse::{Dispatcher, Limits, Session};
+use dpfs::hal::loopback::{self, FEATURES, Layout};
+use dpfs::mem::{Finished, RequestTable};
+use dpfs::runtime::{Lane, Observer, Worker};
+use dpfs::sys::map;
+use dpfs::sys::time::Instant;
+use dpfs::virtq::driver::{Buffer, Driver};
+use dpfs::virtq::{MemoryMap, Region};
+use dpfs::wire::fuse::{InHeader, InitIn, Opcode, ReadIn, WriteIn};
+use dpfs::wire::open_flags::ClientArch;
+use zerocopy::{Immutable, IntoBytes};
+
+/// Requests made available at a time.
+const DEPTH: usize = 32;
+const MEMORY: usize = 4 << 20;
+/// Where requests and data lie, behind the queue.
+const BUFFERS: u64 = 1 << 20;
+/// Bytes for one request: header and arguments, reply header, then a page of data.
+const STRIDE: u64 = 8192;
+const PAGE: u64 = 4096;
+
+/// Count, as the daemon does, but in memory of our own.
+struct Count {
+    requests: u64,
+    latency: u64,
+}
+
+impl Observer for Count {
+    fn finished(&mut self, finished: &Finished, now: u64) {
+        assert_eq!(finished.error, 0);
+        self.requests += 1;
+        self.latency += now.wrapping_sub(finished.started);
+    }
+
+    fn in_flight(&mut self, _: usize) {}
+}
+
+fn readable(address: u64, len: u32) -> Buffer {
+    Buffer {
+        address,
+        len,
+        writable: false,
+    }
+}
+
+fn writable(address: u64, len: u32) -> Buffer {
+    Buffer {
+        address,
+        len,
+        writable: true,
+    }
+}
+
+struct Bench {
+    driver: Driver,
+    worker: Worker,
+    base: *mut u8,
+}
+
+/// The device's part of the path; a name that callgrind can find.
+#[inline(never)]
+#[unsafe(no_mangle)]
+fn dpfs_bench_serve(worker: &mut Worker) -> bool {
+    worker.round(Instant(1))
+}
+
+impl Bench {
+    fn new() -> Self {
+        let arena = map::reserve(MEMORY).unwrap();
+        let memory = arena.zeroed::<u8>(MEMORY).unwrap();
+        let base = memory.as_mut_ptr();
+        // SAFETY: the memory lives for ever and is reached only through this pointer from here on.
+        let region = unsafe { Region::new(0, base, MEMORY as u64) };
+        let map: &'static MemoryMap = Box::leak(Box::new(MemoryMap::new(&[region]).unwrap()));
+        let layout = Layout {
+            address: 0,
+            size: 128,
+            features: FEATURES,
+            indirect: 8,
+        };
+        // SAFETY: nothing else uses the memory in front of the buffers.
+        let (queue, driver) = unsafe { loopback::queue(map, layout) }.unwrap();
+        let tables = map::reserve(RequestTable::footprint(128) + Dispatcher::FOOTPRINT).unwrap();
+        let table = RequestTable::new(&tables, 128, 0).unwrap();
+        let null = Null::new(Config {
+            zero: false,
+            ..Config::default()
+        });
+        let session = Session::new(
+            Box::leak(Box::new(null)),
+            Limits::default(),
+            ClientArch::X86_64,
+        );
+        let worker = Worker::new(
+            vec![Lane {
+                queue: Box::leak(Box::new(queue)),
+                table,
+            }]
+            .leak(),
+            vec![table].leak(),
+            Dispatcher::new(Box::leak(Box::new(session)), &tables).unwrap(),
+            Box::leak(Box::new(null)),
+            Box::leak(Box::new(Count {
+                requests: 0,
+                latency: 0,
+            })),
+            None,
+        );
+        Self {
+            driver,
+            worker,
+            base,
+        }
+    }
+
+    /// Lay out a request at a place; give its length.
+    fn put(&self, place: u64, opcode: Opcode, args: &(impl IntoBytes + Immutable)) -> u32 {
+        let data = if opcode == Opcode::WRITE {
+            PAGE as usize
+        } else {
+            0
+        };
+        let len = size_of::<InHeader>() + args.as_bytes().len();
+        let header = InHeader {
+            len: (len + data) as u32,
+            opcode: opcode as u32,
+            unique: place,
+            nodeid: 2,
+            ..InHeader::default()
+        };
+        let bytes = [header.as_bytes(), args.as_bytes()].concat();
+        // SAFETY: `place` is one of DEPTH strides behind the queue, within the memory.
+        unsafe {
+            self.base
+                .add(place as usize)
+                .copy_from_nonoverlapping(bytes.as_ptr(), len)
+        };
+        len as u32
+    }
+
+    /// Make a batch available, serve it, reap it.
+    fn batch(&mut self, buffers: &[Vec<Buffer>]) {
+        for chain in buffers {
+            self.driver
+                .add(chain)
+                .expect("the ring is larger than a batch");
+        }
+        self.driver.publish();
+        dpfs_bench_serve(&mut self.worker);
+        for _ in buffers {
+            let used = self.driver.reap().expect("served in one round");
+            assert!(used.written >= 16);
+        }
+    }
+
+    fn requests(&self, opcode: Opcode) -> Vec<Vec<Buffer>> {
+        (0..DEPTH as u64)
+            .map(|number| {
+                let place = BUFFERS + number * STRIDE;
+                let (reply, page) = (place + 2048, place + PAGE);
+                match opcode {
+                    Opcode::READ => {
+                        let args = ReadIn {
+                            size: PAGE as u32,
+                            ..ReadIn::default()
+                        };
+                        let len = self.put(place, opcode, &args);
+                        vec![
+                            readable(place, len),
+                            writable(reply, 16),
+                            writable(page, PAGE as u32),
+                        ]
+                    }
+                    Opcode::WRITE => {
+                        let args = WriteIn {
+                            size: PAGE as u32,
+                            ..WriteIn::default()
+                        };
+                        let len = self.put(place, opcode, &args);
+                        vec![
+                            readable(place, len),
+                            readable(page, PAGE as u32),
+                            writable(reply, 24),
+                        ]
+                    }
+                    _ => {
+                        let len = self.put(
+                            place,
+                            opcode,
+                            &InitIn {
+                                major: 7,
+                                minor: 45,
+                                ..InitIn::default()
+                            },
+                        );
+                        vec![readable(place, len), writable(reply, 80)]
+                    }
+                }
+            })
+            .collect()
+    }
+}
+
+fn main() {
+    // Fewer under callgrind, which is a hundred times slower and needs no repetition.
+    let batches: u32 =
+        std::env::var("DPFS_BENCH_BATCHES").map_or(200_000, |text| text.parse().unwrap());
+    let only = std::env::var("DPFS_BENCH_ONLY").unwrap_or_default();
+    let mut bench = Bench::new();
+    let init = bench.requests(Opcode::INIT);
+    bench.batch(&init[..1]);
+    for opcode in [Opcode::READ, Opcode::WRITE] {
+        if !only.is_empty() && only != opcode.name() {
+            continue;
+        }
+        let requests = bench.requests(opcode);
+        let start = Clock::now();
+        for _ in 0..batches {
+            bench.batch(&requests);
+        }
+        let count = u64::from(batches) * DEPTH as u64;
+        let rate = count as f64 / start.elapsed().as_secs_f64() / 1e6;
+        println!(
+            "{:5} 4 KiB: {count} requests, {rate:.2} million/s",
+            opcode.name()
+        );
+    }
+}

@@ -1,0 +1,84 @@
+//! Guests: a real kernel boots, mounts the device and runs a job (`tests/rig/jobs`).
+
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::daemon::{Daemon, rig};
+
+/// Only one guest at a time: two cores do not carry more without time-outs.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// Wait for the turn of this test.
+pub fn turn() -> MutexGuard<'static, ()> {
+    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Describe how to boot.
+#[derive(Clone, Copy)]
+pub struct Guest {
+    /// `--uml` or `--qemu`.
+    pub machine: &'static str,
+    /// Version of the kernel: 6.1, 6.12 or 7.2.
+    pub kernel: &'static str,
+    /// CPUs and request queues; User-Mode Linux has one of each.
+    pub cpus: u32,
+}
+
+impl Guest {
+    /// User-Mode Linux of a version.
+    pub const fn uml(kernel: &'static str) -> Self {
+        Self {
+            machine: "--uml",
+            kernel,
+            cpus: 1,
+        }
+    }
+
+    fn command(self, daemon: &Daemon, job: &str, arguments: &[&str]) -> Command {
+        let cpus = self.cpus.to_string();
+        let mut command = Command::new(rig("boot"));
+        command
+            .args([self.machine, self.kernel, "--tag", "dpfs", "--job", job])
+            .args(["--timeout", "600", "--socket"])
+            .arg(daemon.socket())
+            .stdin(Stdio::null());
+        if self.cpus > 1 {
+            command.args(["--cpus", &cpus, "--queues", &cpus]);
+        }
+        for argument in arguments {
+            command.args(["--arg", argument]);
+        }
+        command
+    }
+
+    /// Boot, run a job to its end and give what the console showed.
+    ///
+    /// # Panics
+    /// When the job fails.
+    pub fn run(self, daemon: &Daemon, job: &str, arguments: &[&str]) -> String {
+        let out = self
+            .command(daemon, job, arguments)
+            .output()
+            .expect("the rig boots");
+        let console = String::from_utf8_lossy(&out.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&out.stderr);
+        assert!(
+            out.status.success(),
+            "job {job} on {} {}: {}\n{console}\n{errors}",
+            self.machine,
+            self.kernel,
+            out.status
+        );
+        // Shown by cargo when a later check fails, or with --nocapture.
+        println!("{console}");
+        console
+    }
+
+    /// Boot and run a job beside the test.
+    pub fn spawn(self, daemon: &Daemon, job: &str, arguments: &[&str]) -> Child {
+        self.command(daemon, job, arguments)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the rig boots")
+    }
+}

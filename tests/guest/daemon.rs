@@ -1,0 +1,135 @@
+//! A `dpfs` of the test's own: started with a configuration, asked for its statistics, stopped by its pid.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Run `dpfs serve` with one vhost-user device, tag `dpfs`, in a folder that is removed afterwards.
+pub struct Daemon {
+    child: Child,
+    folder: TempDir,
+}
+
+/// Wait until `condition` holds.
+///
+/// # Panics
+/// After `seconds` without it; `what` names it.
+pub fn wait_for(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while !condition() {
+        assert!(Instant::now() < end, "not within {seconds} s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Daemon {
+    /// Serve a fresh directory with the `local` backend; `options` are further keys of the backend's table.
+    pub fn local(queues: u32, options: &str) -> Self {
+        Self::serve(queues, options, "{}")
+    }
+
+    /// Serve a fresh directory with the `local` backend within `limits`, a TOML table.
+    pub fn local_with_limits(limits: &str) -> Self {
+        Self::serve(1, "", limits)
+    }
+
+    fn serve(queues: u32, options: &str, limits: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir(folder.path().join("share")).expect("a folder to serve");
+        let share = folder.path().join("share");
+        let backend = format!("{{ kind = \"local\", path = {share:?}{options} }}");
+        let run = folder.path().join("run");
+        fs::create_dir(&run).expect("a folder for the socket");
+        let config = format!(
+            "[runtime]\npolling = \"adaptive\"\ncores = [0, 1]\ndir = {run:?}\n\
+             [[device]]\ntag = \"dpfs\"\n\
+             hal = {{ kind = \"vhost-user\", socket = {:?}, queues = {queues}, depth = 256 }}\n\
+             backend = {backend}\nlimits = {limits}\n",
+            run.join("sock")
+        );
+        let file = folder.path().join("dpfs.toml");
+        fs::write(&file, config).expect("a configuration");
+        let child = Command::new(env!("CARGO_BIN_EXE_dpfs"))
+            .args(["serve", "-c"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("dpfs starts");
+        let daemon = Self { child, folder };
+        wait_for("dpfs listens", 10, || daemon.socket().exists());
+        daemon
+    }
+
+    /// Give the socket of the device.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/sock")
+    }
+
+    /// Give the device's statistics, as `dpfs stats --json` prints them.
+    pub fn stats(&self) -> serde_json::Value {
+        let out = Command::new(env!("CARGO_BIN_EXE_dpfs"))
+            .args(["stats", "--json", "--dir"])
+            .arg(self.folder.path().join("run"))
+            .output()
+            .expect("dpfs stats runs");
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        let all: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        all["devices"][0].clone()
+    }
+
+    /// Give a gauge of the device: "nodes", "open_files", "in_flight".
+    pub fn gauge(&self, name: &str) -> u64 {
+        let stats = self.stats();
+        stats[name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no gauge {name} in {stats}"))
+    }
+
+    /// Ask the daemon to end and give its exit status.
+    pub fn stop(mut self) -> Option<i32> {
+        self.terminate();
+        let end = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                assert!(!self.socket().exists(), "the socket is left behind");
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("dpfs does not end within 15 s of SIGTERM");
+    }
+
+    /// Send SIGTERM.
+    pub fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .expect("kill runs")
+                .success()
+        );
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Ends the daemon of a test that failed; one that was stopped is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Give a file of the rig.
+pub fn rig(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/rig")
+        .join(name)
+}

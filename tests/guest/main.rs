@@ -1,0 +1,144 @@
+//! A real Linux kernel mounts a device of the real daemon and works on it.
+//!
+//! Each test starts a `dpfs` of its own and boots guests against it with `tests/rig/boot`, one at a time.
+
+mod boot;
+mod daemon;
+
+use std::time::Duration;
+
+use boot::{Guest, turn};
+use daemon::{Daemon, wait_for};
+
+/// Two CPUs and two request queues; needs no KVM.
+const QEMU: Guest = Guest {
+    machine: "--qemu",
+    kernel: "6.12",
+    cpus: 2,
+};
+const UML: Guest = Guest::uml("6.12");
+
+/// Give `passed` and `failed` of a job's summary line: `name: key=value ...`.
+fn number(console: &str, job: &str, key: &str) -> u64 {
+    let start = format!("{job}: ");
+    let line = console
+        .lines()
+        .find_map(|line| line.trim_end().strip_prefix(&start))
+        .unwrap_or_else(|| panic!("no summary of {job}"));
+    let value = line
+        .split(' ')
+        .find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    value
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| panic!("no {key} in {line}"))
+}
+
+/// Run everything that a user would: every kind of operation, verified I/O, the POSIX suite, random operations.
+fn works(guest: Guest) {
+    let _turn = turn();
+    let daemon = Daemon::local(1, "");
+    guest.run(&daemon, "smoke", &[]);
+    guest.run(&daemon, "fio-verify", &[]);
+    guest.run(&daemon, "fsx", &["ops=20000"]);
+    let console = guest.run(&daemon, "pjdfstest", &[]);
+    assert!(
+        number(&console, "pjdfstest", "passed") >= 380,
+        "tests were left out"
+    );
+    assert_eq!(daemon.gauge("unanswered"), 0);
+    assert_eq!(daemon.gauge("nodes"), 1, "an unmounted guest holds nothing");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn linux_6_1_works() {
+    works(Guest::uml("6.1"));
+}
+
+#[test]
+fn linux_6_12_works() {
+    works(UML);
+}
+
+#[test]
+fn linux_7_2_works() {
+    works(Guest::uml("7.2"));
+}
+
+#[test]
+fn a_source_tree_is_whole_after_a_reboot() {
+    let _turn = turn();
+    let daemon = Daemon::local(1, "");
+    UML.run(&daemon, "tree-unpack", &[]);
+    UML.run(&daemon, "tree-check", &[]);
+}
+
+#[test]
+fn every_cache_mode_keeps_data_whole() {
+    let _turn = turn();
+    for options in [
+        ", cache = \"none\"",
+        ", cache = \"always\"",
+        ", writeback = true",
+    ] {
+        let daemon = Daemon::local(1, options);
+        UML.run(&daemon, "smoke", &[]);
+        // Without the guest's page cache there are no shared mappings.
+        let map = if options.contains("none") {
+            "map=no"
+        } else {
+            "map=yes"
+        };
+        UML.run(&daemon, "fsx", &["ops=5000", map]);
+        UML.run(&daemon, "fio-verify", &[]);
+    }
+}
+
+#[test]
+fn two_queues_of_a_qemu_guest_are_used() {
+    let _turn = turn();
+    let daemon = Daemon::local(2, "");
+    let console = QEMU.run(&daemon, "mq", &["queues=2"]);
+    assert_eq!(number(&console, "mq", "used"), 2);
+    QEMU.run(&daemon, "smoke", &[]);
+}
+
+#[test]
+fn a_guest_that_is_killed_leaves_nothing_and_the_next_one_mounts() {
+    let _turn = turn();
+    for guest in [UML, QEMU] {
+        let daemon = Daemon::local(guest.cpus, "");
+        let mut boot = guest.spawn(&daemon, "hold", &["files=500"]);
+        wait_for("the guest holds its files", 120, || {
+            daemon.gauge("open_files") >= 500
+        });
+        assert!(daemon.gauge("nodes") > 500);
+        boot.kill().expect("our own child");
+        boot.wait().expect("our own child");
+        wait_for("all nodes are dropped", 30, || {
+            daemon.gauge("nodes") == 1 && daemon.gauge("open_files") == 0
+        });
+        guest.run(&daemon, "smoke", &[]);
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+#[test]
+fn the_daemon_ends_in_order_under_load() {
+    let _turn = turn();
+    let daemon = Daemon::local(1, "");
+    let mut boot = UML.spawn(&daemon, "hold", &["files=50"]);
+    wait_for("the guest works", 60, || daemon.gauge("open_files") >= 50);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(daemon.stop(), Some(0));
+    boot.kill().expect("our own child");
+    boot.wait().expect("our own child");
+}
+
+#[test]
+fn a_full_node_table_is_an_error_and_service_goes_on() {
+    let _turn = turn();
+    let daemon = Daemon::local_with_limits("{ nodes = 200 }");
+    UML.run(&daemon, "full", &["files=400"]);
+    UML.run(&daemon, "smoke", &[]);
+}
