@@ -18,9 +18,13 @@ mod core_loop;
 mod device;
 pub mod qos;
 #[cfg(feature = "daemon")]
+pub mod sandbox;
+#[cfg(feature = "daemon")]
 mod serve;
 #[cfg(feature = "std")]
 pub mod stats;
+#[cfg(feature = "std")]
+pub mod warden;
 mod worker;
 
 #[cfg(feature = "std")]

@@ -4,6 +4,7 @@
 //! retrying, waiting and deciding are its callers' business, except that `EINTR` is retried where nothing is lost.
 
 pub mod affinity;
+pub mod child;
 pub mod device;
 pub mod epoll;
 pub mod eventfd;
@@ -12,6 +13,7 @@ pub mod identity;
 pub mod io;
 pub mod map;
 pub mod mount;
+pub mod sandbox;
 pub mod scm;
 pub mod signal;
 pub mod socket;
