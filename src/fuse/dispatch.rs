@@ -69,14 +69,13 @@ impl Dispatcher {
         token: Token,
         started: u64,
     ) {
-        let mut header = InHeader::default();
-        let complete = slot.segments_mut().read_front(header.as_mut_bytes());
         let epoch = self.session.epoch();
-        slot.begin(token, header, epoch, started);
-        if complete.is_err() {
+        let Ok(header) = slot.segments_mut().read_value::<InHeader>() else {
             // Not even a header to answer to.
+            slot.begin(token, InHeader::default(), epoch, started);
             return slot.finish(0, Errno::EINVAL.get() as u16);
-        }
+        };
+        slot.begin(token, header, epoch, started);
         let opcode = Opcode::new(header.opcode);
         let sent = slot.segments().readable_len();
         let body = (header.len as usize)
@@ -199,10 +198,10 @@ impl Dispatcher {
 
 /// Copy out an operation's argument structure.
 #[inline]
-fn arguments<T: FromBytes + IntoBytes>(slot: &mut Slot) -> Result<T, Errno> {
-    let mut arguments = T::new_zeroed();
-    let copied = slot.segments_mut().read_front(arguments.as_mut_bytes());
-    copied.map(|()| arguments).map_err(|TooShort| Errno::EINVAL)
+fn arguments<T: FromBytes + IntoBytes + Copy>(slot: &mut Slot) -> Result<T, Errno> {
+    slot.segments_mut()
+        .read_value()
+        .map_err(|TooShort| Errno::EINVAL)
 }
 
 /// Copy out all that is left of a request.

@@ -75,6 +75,8 @@ struct Entry {
     epoch: Cell<u32>,
     written: Cell<u32>,
     error: Cell<u16>,
+    /// Place in the table.
+    index: Cell<u16>,
     /// Link of the free or the finished list.
     next: Cell<u16>,
     state: Cell<u8>,
@@ -134,7 +136,9 @@ impl RequestTable {
             }
         };
         self.taken.set(self.taken.get() + 1);
-        let mut slot = Slot { table: self, index };
+        let entry = &self.entries[index as usize];
+        entry.index.set(index);
+        let mut slot = Slot { table: self, entry };
         slot.segments_mut().clear();
         Some(slot)
     }
@@ -156,7 +160,7 @@ impl RequestTable {
         let entry = self.entries.get(index as usize)?;
         self.finished_head.set(entry.next.get());
         let header = entry.header.get();
-        self.release(index);
+        self.release(entry);
         Some(Finished {
             token: entry.token.get(),
             opcode: header.opcode,
@@ -174,22 +178,22 @@ impl RequestTable {
             .iter()
             .position(|entry| entry.state.get() == BUSY && entry.header.get().unique == unique)?;
         used[index].interrupted.set(true);
-        Some(self.id(index as u16))
+        Some(self.id(&used[index]))
     }
 
-    fn id(&self, index: u16) -> SlotId {
-        let generation = self.entries[index as usize].generation.get();
+    #[inline]
+    fn id(&self, entry: &Entry) -> SlotId {
         SlotId {
-            index: self.first + index as u32,
-            generation,
+            index: self.first + u32::from(entry.index.get()),
+            generation: entry.generation.get(),
         }
     }
 
-    fn release(&self, index: u16) {
-        let entry = &self.entries[index as usize];
+    #[inline]
+    fn release(&self, entry: &Entry) {
         entry.generation.set(entry.generation.get().wrapping_add(1));
         entry.next.set(self.free.get());
-        self.free.set(index);
+        self.free.set(entry.index.get());
         self.taken.set(self.taken.get() - 1);
     }
 }
@@ -197,25 +201,20 @@ impl RequestTable {
 /// Own one entry of a table. Dropping it unfinished frees the entry and answers nothing.
 pub struct Slot {
     table: &'static RequestTable,
-    index: u16,
+    entry: &'static Entry,
 }
 
 impl Slot {
-    #[inline]
-    fn entry(&self) -> &'static Entry {
-        &self.table.entries[self.index as usize]
-    }
-
     /// Give the request's identity.
     #[inline]
     pub fn id(&self) -> SlotId {
-        self.table.id(self.index)
+        self.table.id(self.entry)
     }
 
     /// Begin a request: remember the HAL's token, the header and when it was taken.
     #[inline]
     pub fn begin(&mut self, token: Token, header: InHeader, epoch: u32, started: u64) {
-        let entry = self.entry();
+        let entry = self.entry;
         entry.token.set(token);
         entry.header.set(header);
         entry.epoch.set(epoch);
@@ -227,17 +226,17 @@ impl Slot {
     /// Give the request's header.
     #[inline]
     pub fn header(&self) -> InHeader {
-        self.entry().header.get()
+        self.entry.header.get()
     }
 
     /// Give the session that the request belongs to.
     pub fn epoch(&self) -> u32 {
-        self.entry().epoch.get()
+        self.entry.epoch.get()
     }
 
     /// Tell whether the host interrupted the request.
     pub fn interrupted(&self) -> bool {
-        self.entry().interrupted.get()
+        self.entry.interrupted.get()
     }
 
     /// Give the request's segments.
@@ -245,20 +244,21 @@ impl Slot {
     pub fn segments(&self) -> &SegmentList {
         // SAFETY: this slot is the entry's only handle, the table gives no other access to the list, and a mutable
         // borrow needs `&mut self`.
-        unsafe { &*self.entry().segments.get() }
+        unsafe { &*self.entry.segments.get() }
     }
 
     /// Give the request's segments, to change them.
     #[inline]
     pub fn segments_mut(&mut self) -> &mut SegmentList {
         // SAFETY: as for `segments`.
-        unsafe { &mut *self.entry().segments.get() }
+        unsafe { &mut *self.entry.segments.get() }
     }
 
     /// End the request: `written` bytes of reply are in place, with this error number.
     #[inline]
     pub fn finish(self, written: u32, error: u16) {
-        let (table, index, entry) = (self.table, self.index, self.entry());
+        let (table, entry) = (self.table, self.entry);
+        let index = entry.index.get();
         core::mem::forget(self);
         entry.written.set(written);
         entry.error.set(error);
@@ -277,8 +277,8 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.entry().state.set(0);
-        self.table.release(self.index);
+        self.entry.state.set(0);
+        self.table.release(self.entry);
     }
 }
 

@@ -3,7 +3,7 @@
 //! A HAL builds the list from a descriptor chain. The host may change the bytes at any time, so nothing here forms a
 //! reference to them: they are copied out, copied in, or lent to a system call as an `iovec`.
 
-use zerocopy::{FromZeros, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, IntoBytes, KnownLayout};
 
 /// Most segments of one request: the pages of 1 MiB, its headers, and a run that is cut by a memory region's end.
 pub const MAX_SEGMENTS: usize = 272;
@@ -42,6 +42,11 @@ impl Segment {
     }
 }
 
+/// Hold a `T` at any address.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Packed<T>(T);
+
 /// Say that a request or the room for its reply is shorter than what should be copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooShort;
@@ -75,6 +80,7 @@ pub struct SegmentList {
 
 impl SegmentList {
     /// Forget all segments.
+    #[inline]
     pub fn clear(&mut self) {
         self.read_start = 0;
         self.read_end = 0;
@@ -90,6 +96,7 @@ impl SegmentList {
     ///
     /// # Errors
     /// [`TooMany`] when the list is full.
+    #[inline]
     pub fn push_readable(&mut self, segment: Segment) -> Result<(), TooMany> {
         debug_assert_eq!(self.read_end, self.end, "readable segments come first");
         self.push(segment)?;
@@ -103,12 +110,14 @@ impl SegmentList {
     ///
     /// # Errors
     /// [`TooMany`] when the list is full.
+    #[inline]
     pub fn push_writable(&mut self, segment: Segment) -> Result<(), TooMany> {
         self.push(segment)?;
         self.writable_len += segment.len;
         Ok(())
     }
 
+    #[inline]
     fn push(&mut self, segment: Segment) -> Result<(), TooMany> {
         if segment.len == 0 {
             return Ok(());
@@ -156,6 +165,33 @@ impl SegmentList {
         self.skip_readable(copied)
     }
 
+    /// Copy out a structure at the front of what the host wrote and leave the rest.
+    ///
+    /// # Errors
+    /// [`TooShort`] when there are fewer bytes; nothing is consumed then.
+    #[inline]
+    pub fn read_value<T: FromBytes + IntoBytes + Copy>(&mut self) -> Result<T, TooShort> {
+        let size = size_of::<T>();
+        if self.read_start < self.read_end {
+            let first = &mut self.segments[self.read_start as usize];
+            // The common case: a structure in one piece, and more behind it or nothing.
+            if first.len >= size {
+                // SAFETY: `size` bytes of a live segment; any bytes are a `T`. The read is volatile so that the
+                // compiler never reads a second time what the host may have changed since; packed, for the host
+                // aligns as it likes.
+                let value = unsafe { first.base.cast::<Packed<T>>().read_volatile() }.0;
+                // SAFETY: at most the end of the segment.
+                first.base = unsafe { first.base.add(size) };
+                first.len -= size;
+                self.readable_len -= size;
+                self.read_start += u16::from(first.len == 0);
+                return Ok(value);
+            }
+        }
+        let mut value = T::new_zeroed();
+        self.read_front(value.as_mut_bytes()).map(|()| value)
+    }
+
     /// Drop the first bytes of what the host wrote.
     ///
     /// # Errors
@@ -183,11 +219,27 @@ impl SegmentList {
     ///
     /// # Errors
     /// [`TooShort`] when there are fewer, or when they are spread over more than 16 segments; the list is unchanged then.
+    #[inline]
     pub fn split_head(&mut self, count: usize) -> Result<(), TooShort> {
         debug_assert_eq!(self.head_count, 0, "the head is set aside once");
         if count > self.writable_len {
             return Err(TooShort);
         }
+        if let Some(&first) = self.writable().first()
+            && first.len == count
+        {
+            // The common case: a header with a buffer of its own.
+            self.head[0] = first;
+            self.head_count = 1;
+            self.head_len = count;
+            self.write_start += 1;
+            self.writable_len -= count;
+            return Ok(());
+        }
+        self.split_head_anywhere(count)
+    }
+
+    fn split_head_anywhere(&mut self, count: usize) -> Result<(), TooShort> {
         let (mut left, mut pieces) = (count, 0);
         for segment in self.writable() {
             if left == 0 {
@@ -226,6 +278,7 @@ impl SegmentList {
     ///
     /// # Errors
     /// [`TooShort`] when the head is shorter; nothing is copied then.
+    #[inline]
     pub fn write_head(&self, bytes: &[u8]) -> Result<(), TooShort> {
         if bytes.len() > self.head_len {
             return Err(TooShort);
@@ -238,6 +291,7 @@ impl SegmentList {
     ///
     /// # Errors
     /// [`TooShort`] when they do not fit; nothing is copied then.
+    #[inline]
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), TooShort> {
         match offset.checked_add(bytes.len()) {
             Some(end) if end <= self.writable_len => {}
@@ -260,6 +314,7 @@ impl SegmentList {
     }
 
     /// Forget the readable bytes behind the first `len`.
+    #[inline]
     pub fn limit_readable(&mut self, len: usize) {
         if len >= self.readable_len {
             return;
@@ -272,6 +327,7 @@ impl SegmentList {
     /// Forget the writable bytes behind the first `len` after the head.
     ///
     /// A READ lends exactly as many bytes as the host asked for, whatever room the chain has.
+    #[inline]
     pub fn limit_writable(&mut self, len: usize) {
         if len >= self.writable_len {
             return;
@@ -312,7 +368,20 @@ fn copy_out(segments: &[Segment], mut bytes: &mut [u8]) {
 }
 
 /// Copy `bytes` to `offset` in `segments`, which have room for them.
-fn copy_in(segments: &[Segment], offset: usize, mut bytes: &[u8]) {
+#[inline]
+fn copy_in(segments: &[Segment], offset: usize, bytes: &[u8]) {
+    match segments.first() {
+        Some(first) if offset + bytes.len() <= first.len => {
+            // SAFETY: inside a live writable segment, see `Segment::new`.
+            let place = unsafe { first.base.add(offset) };
+            // SAFETY: as above; `bytes` are ours, so they do not overlap it.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
+        }
+        _ => copy_in_pieces(segments, offset, bytes),
+    }
+}
+
+fn copy_in_pieces(segments: &[Segment], offset: usize, mut bytes: &[u8]) {
     let mut skip = offset;
     for segment in segments {
         if bytes.is_empty() {

@@ -4,7 +4,7 @@ macro_rules! opcodes {
     ($($(#[$doc:meta])* $name:ident = $value:literal),* $(,)?) => {
         /// Name an operation.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        #[repr(u32)]
+        #[repr(u8)]
         pub enum Opcode {
             $($(#[$doc])* $name = $value,)*
         }
@@ -14,11 +14,14 @@ macro_rules! opcodes {
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
             /// Find the operation with this number.
-            pub const fn new(number: u32) -> Option<Self> {
-                match number {
-                    $($value => Some(Self::$name),)*
-                    _ => None,
-                }
+            #[inline]
+            pub fn new(number: u32) -> Option<Self> {
+                const TABLE: [Option<Opcode>; OPCODE_COUNT] = {
+                    let mut table = [None; OPCODE_COUNT];
+                    $(table[$value] = Some(Opcode::$name);)*
+                    table
+                };
+                TABLE.get(number as usize).copied().flatten()
             }
 
             /// Give the name, as in the kernel's header.
@@ -40,6 +43,8 @@ pub const OPCODE_COUNT: usize = 54;
     reason = "the kernel's names, so that one search finds both"
 )]
 mod names {
+    use super::OPCODE_COUNT;
+
     opcodes! {
         /// Look up a name in a directory.
         LOOKUP = 1,
