@@ -454,6 +454,11 @@ impl<T> Reply<T> {
 }
 
 impl Reply<DirEntries> {
+    /// Give the room that the host has for entries in bytes.
+    pub fn wanted(&self) -> usize {
+        self.slot().segments().writable_len()
+    }
+
     /// Append an entry at byte `at` of the answer: inode number, the position after it, type (`DT_*`) and name.
     ///
     /// Gives the byte where the next entry goes, or `None` when this one does not fit any more.
@@ -469,6 +474,11 @@ impl Reply<DirEntries> {
 }
 
 impl Reply<DirEntriesPlus> {
+    /// Give the room that the host has for entries in bytes.
+    pub fn wanted(&self) -> usize {
+        self.slot().segments().writable_len()
+    }
+
     /// Tell whether an entry with a name of `name_len` bytes fits at byte `at`.
     ///
     /// To be asked first, because a pushed entry has counted a lookup.

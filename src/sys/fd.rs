@@ -26,6 +26,16 @@ impl Fd {
         raw
     }
 
+    /// Close it and hear of what close(2) reports: what became of earlier writes, on some file systems.
+    ///
+    /// # Errors
+    /// As close(2); the descriptor is closed in any case.
+    pub fn close(self) -> super::Result<()> {
+        // SAFETY: the descriptor is ours and given up here.
+        super::check(unsafe { libc::close(self.into_raw()) })?;
+        Ok(())
+    }
+
     /// Make another descriptor of the same open file.
     ///
     /// # Errors

@@ -5,19 +5,28 @@
 
 pub mod affinity;
 pub mod child;
+pub mod content;
+pub mod creds;
 pub mod device;
 pub mod epoll;
 pub mod eventfd;
 pub mod fd;
+pub mod file;
 pub mod identity;
 pub mod io;
+pub mod lock;
 pub mod map;
 pub mod mount;
+pub mod names;
 pub mod sandbox;
 pub mod scm;
 pub mod signal;
 pub mod socket;
+pub mod stat;
 pub mod time;
+#[cfg(feature = "local")]
+pub mod uring;
+pub mod xattr;
 
 use crate::wire::errno::Errno;
 

@@ -1,0 +1,215 @@
+//! Operations that are under way in a core's io_uring.
+
+use super::attrs;
+use super::files::{FilePin, Target};
+use super::instance::Local;
+use super::job::Operation;
+use super::nodes::NodeFd;
+use super::waiting::Waiting;
+use crate::fuse::{Attributes, Data, Fh, Reply, Written};
+use crate::mem::Segment;
+use crate::sys::Result;
+use crate::sys::fd::Fd;
+use crate::sys::uring::{How, Pending, Reaped};
+use crate::wire::errno::Errno;
+
+/// Hold what an operation in the ring works on: the request and its descriptors live until it is reaped.
+pub enum Flight {
+    /// READ.
+    Read(Transfer<Data>),
+    /// WRITE.
+    Write(Transfer<Written>),
+    /// Anything that answers with an error or nothing.
+    Unit {
+        /// Request.
+        reply: Reply<()>,
+        /// What it works on, a second directory too.
+        held: (Target, Option<NodeFd>),
+    },
+    /// GETATTR.
+    Stat {
+        /// Request.
+        reply: Reply<Attributes>,
+        /// What it works on.
+        held: Target,
+    },
+}
+
+/// Hold a READ or WRITE.
+pub struct Transfer<T> {
+    /// Request.
+    pub reply: Reply<T>,
+    /// Open file.
+    pub file: FilePin,
+    /// Its number.
+    pub fh: Fh,
+    /// Opened instead of `file`'s descriptor, because the request is not aligned as that demands.
+    pub plain: Option<Fd>,
+    /// Place in the file of the first byte.
+    pub offset: u64,
+    /// Bytes that are done.
+    pub done: usize,
+    /// `RWF_*`.
+    pub flags: i32,
+    /// Credentials to write with.
+    pub credentials: u16,
+}
+
+impl<T> Transfer<T> {
+    fn fd(&self) -> i32 {
+        self.plain.as_ref().unwrap_or(&self.file.fd).raw()
+    }
+
+    fn how(&self) -> How {
+        How {
+            skip: self.done,
+            flags: self.flags,
+            credentials: self.credentials,
+        }
+    }
+}
+
+impl Pending for Flight {
+    #[inline]
+    fn segments(&self) -> &[Segment] {
+        match self {
+            Self::Read(read) => read.reply.buffers(),
+            Self::Write(write) => write.reply.payload(),
+            Self::Unit { .. } | Self::Stat { .. } => &[],
+        }
+    }
+}
+
+impl Flight {
+    pub fn fail(self, error: Errno) {
+        match self {
+            Self::Read(read) => read.reply.err(error),
+            Self::Write(write) => write.reply.err(error),
+            Self::Unit { reply, .. } => reply.err(error),
+            Self::Stat { reply, .. } => reply.err(error),
+        }
+    }
+}
+
+impl Local {
+    /// Queue the part of a READ that is left.
+    #[inline]
+    pub(super) fn fly_read(&mut self, read: Transfer<Data>) {
+        let (slot, fd) = (read.reply.id().index, read.fd());
+        let (offset, how) = (read.offset + read.done as u64, read.how());
+        let queued = self.ring.read(slot, fd, offset, how, Flight::Read(read));
+        refuse(queued);
+    }
+
+    /// Queue the part of a WRITE that is left.
+    #[inline]
+    pub(super) fn fly_write(&mut self, write: Transfer<Written>) {
+        let (slot, fd) = (write.reply.id().index, write.fd());
+        let (offset, how) = (write.offset + write.done as u64, write.how());
+        let queued = self.ring.write(slot, fd, offset, how, Flight::Write(write));
+        refuse(queued);
+    }
+
+    /// Answer what an operation gave, or go on with it.
+    #[inline]
+    pub(super) fn land(&mut self, reaped: Reaped<Flight>) {
+        let result = reaped.result;
+        match reaped.pending {
+            Flight::Read(read) => self.land_read(read, result),
+            Flight::Write(write) => self.land_write(write, result),
+            Flight::Unit { reply, held } => {
+                drop(held);
+                match result {
+                    Ok(_) => reply.ok(()),
+                    Err(error) => reply.err(error),
+                }
+            }
+            Flight::Stat { reply, held } => {
+                drop(held);
+                match result {
+                    Ok(_) => {
+                        let stat = self.ring.stat(reaped.slot);
+                        reply.ok(Attributes {
+                            attr: attrs::attr(&stat, self.volume.root_device),
+                            ttl: self.volume.ttl.attr,
+                        });
+                    }
+                    Err(error) => reply.err(error),
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn land_read(&mut self, mut read: Transfer<Data>, result: Result<usize>) {
+        match result {
+            Ok(count) => {
+                let first = read.done == 0;
+                read.done += count;
+                let whole = read.done >= read.reply.wanted();
+                // A file system of this machine comes back early at the end of the file alone. A continued read stops
+                // at the end of a segment, and others may stop anywhere.
+                if whole || count == 0 || (first && self.volume.immediate()) {
+                    let Transfer {
+                        reply, file, done, ..
+                    } = read;
+                    drop(file);
+                    reply.filled(done);
+                } else {
+                    self.fly_read(read);
+                }
+            }
+            Err(Errno::EINVAL) if read.file.direct && read.plain.is_none() => {
+                self.ask_plain(read.reply.id().index, Flight::Read(read));
+            }
+            Err(_) if read.done > 0 => read.reply.filled(read.done),
+            Err(error) => read.reply.err(error),
+        }
+    }
+
+    #[inline]
+    fn land_write(&mut self, mut write: Transfer<Written>, result: Result<usize>) {
+        match result {
+            Ok(count) => {
+                write.done += count;
+                if write.done >= write.reply.wanted() || count == 0 {
+                    let Transfer {
+                        reply, file, done, ..
+                    } = write;
+                    drop(file);
+                    reply.ok(Written(done as u32));
+                } else {
+                    self.fly_write(write);
+                }
+            }
+            Err(Errno::EINVAL) if write.file.direct && write.plain.is_none() => {
+                self.ask_plain(write.reply.id().index, Flight::Write(write));
+            }
+            Err(_) if write.done > 0 => {
+                let written = Written(write.done as u32);
+                write.reply.ok(written);
+            }
+            Err(error) => write.reply.err(error),
+        }
+    }
+
+    /// Open the file again, without `O_DIRECT`, for a request that is not aligned as the disk wants it.
+    fn ask_plain(&mut self, slot: u32, flight: Flight) {
+        let fh = match &flight {
+            Flight::Read(read) => read.fh,
+            Flight::Write(write) => write.fh,
+            Flight::Unit { .. } | Flight::Stat { .. } => return flight.fail(Errno::EIO),
+        };
+        self.ask(slot, Waiting::Flight(flight), |job| {
+            job.operation = Operation::Plain { fh };
+            Ok(())
+        });
+    }
+}
+
+/// Answer what the ring did not take: the slot was in use, which no request should meet.
+pub fn refuse(queued: core::result::Result<(), Flight>) {
+    if let Err(flight) = queued {
+        flight.fail(Errno::EIO);
+    }
+}
