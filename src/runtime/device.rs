@@ -27,11 +27,18 @@ pub trait Backend: Volume + Send {
 
 /// Control the transport of a device, from the thread that started it.
 pub trait Control {
-    /// Begin to serve front-ends. Everything that needs a path or a privilege was done before.
-    fn start(&mut self);
+    /// Begin to serve. Everything that needs a path or a privilege was done before.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    fn start(&mut self) -> Result<(), String>;
 
-    /// Stop: no more requests, those in flight answered, nothing left behind in the file system.
+    /// Stop: no more requests, those in flight answered.
     fn stop(&mut self);
+
+    /// Give what must be done from outside of the sandbox when the daemon is gone, in order or not: what was mounted
+    /// or bound is taken away.
+    fn cleanup(&mut self) -> Option<Box<dyn FnOnce()>>;
 }
 
 /// Join what makes up a device, before its queues are spread.

@@ -16,6 +16,8 @@ pub mod config;
 mod core_loop;
 #[cfg(feature = "std")]
 mod device;
+#[cfg(feature = "daemon")]
+mod open;
 pub mod qos;
 #[cfg(feature = "daemon")]
 pub mod sandbox;

@@ -17,16 +17,17 @@ use std::sync::mpsc;
 use std::thread;
 use std::vec::Vec;
 
+use super::budget::Budget;
 use super::config::{self, Config, Hal};
 use super::core_loop::{CoreLoop, Polling, Stop};
-use super::device::{Backend, Control, Device, SessionEvents, Share, spread};
+use super::device::{Device, Share, spread};
+use super::open::open;
 use super::qos::{Gate, Limiter};
+use super::sandbox;
 use super::stats::{Counters, Description, Gauge, Stats};
+use super::warden::Warden;
 use super::worker::Admission;
-use crate::backend::null::{self, Null};
-use crate::fuse::{FileSystem, Limits, Session, unanswered};
-use crate::hal::fuse_dev::{self, FuseMount};
-use crate::hal::{Events, Queue};
+use crate::fuse::unanswered;
 use crate::log::{info, warn};
 use crate::sys::time::cycle_rate;
 use crate::sys::{affinity, signal};
@@ -49,130 +50,43 @@ const MEASURE: u64 = 5_000_000;
 /// How often the gauges of the statistics are brought up to date.
 const GAUGES: Duration = Duration::from_millis(250);
 
-impl Backend for Null {
-    fn attach(&'static self, _slots: u32) -> Result<Box<dyn FileSystem>, String> {
-        Ok(Box::new(*self))
-    }
-
-    fn nodes(&self) -> u64 {
-        1
-    }
-
-    fn open_files(&self) -> u64 {
-        0
-    }
-}
-
-impl Control for FuseMount {
-    fn start(&mut self) {
-        info!(
-            "mounted on {}",
-            crate::log::Show(&self.mountpoint().display())
-        );
-    }
-
-    fn stop(&mut self) {
-        if let Err(failed) = self.unmount() {
-            warn!("{}", crate::log::Show(&failed));
-        }
-    }
-}
-
-/// Open everything that a device needs.
-fn open(device: &config::Device) -> Result<Device, String> {
-    let backend = open_backend(device)?;
-    let session = Session::new(backend, session_limits(&device.hal), device.client_arch);
-    let session: &'static Session = Box::leak(Box::new(session));
-    let events: &'static dyn Events = Box::leak(Box::new(SessionEvents(session)));
-    let (queues, control) = open_hal(device, events)?;
-    Ok(Device {
-        tag: device.tag.clone(),
-        session,
-        backend,
-        queues,
-        depth: device.hal.depth(),
-        control,
-    })
-}
-
-fn session_limits(hal: &Hal) -> Limits {
-    let in_flight = u32::from(hal.queues()) * u32::from(hal.depth());
-    Limits {
-        max_background: u16::try_from(in_flight).unwrap_or(u16::MAX),
-        ..Limits::default()
-    }
-}
-
-fn open_backend(device: &config::Device) -> Result<&'static dyn Backend, String> {
-    match &device.backend {
-        config::Backend::Null { file_size } => {
-            let null = Null::new(null::Config {
-                file_size: *file_size,
-                ..null::Config::default()
-            });
-            Ok(Box::leak(Box::new(null)))
-        }
-        config::Backend::Local(_) => Err("local: not yet".to_string()),
-    }
-}
-
-/// Hold a transport's queues and its control side.
-type Transport = (Vec<Box<dyn Queue + Send>>, Box<dyn Control>);
-
-fn boxed<Q: Queue + Send + 'static>(queues: Vec<Q>) -> Vec<Box<dyn Queue + Send>> {
-    queues
-        .into_iter()
-        .map(|queue| -> Box<dyn Queue + Send> { Box::new(queue) })
-        .collect()
-}
-
-fn open_hal(device: &config::Device, events: &'static dyn Events) -> Result<Transport, String> {
-    match &device.hal {
-        Hal::VhostUser { .. } => Err("vhost-user: not yet".to_string()),
-        Hal::Fuse {
-            mountpoint,
-            queues,
-            depth,
-        } => {
-            let config = fuse_dev::Config {
-                queues: *queues,
-                depth: *depth,
-                allow_other: true,
-                ..fuse_dev::Config::new(mountpoint, device.tag.clone())
-            };
-            let (queues, mount) = fuse_dev::mount(&config, events).map_err(|e| e.to_string())?;
-            Ok((boxed(queues), Box::new(mount)))
-        }
-    }
-}
-
 /// Run the daemon until a signal ends it.
 ///
 /// # Errors
 /// What could not be opened or started, with the device's tag; also when requests were still pending at the end.
 pub fn serve(config: &Config) -> Result<(), ServeError> {
     signal::hold().map_err(|error| ServeError(format!("signals: {error}")))?;
+    let budget = Budget::of(config).check();
+    budget.map_err(|over| ServeError(over.to_string()))?;
+    sandbox::raise_limits(config).map_err(|error| ServeError(error.to_string()))?;
     let mut devices = Vec::new();
     for device in &config.devices {
         let opened = open(device);
         devices.push(opened.map_err(|why| ServeError(format!("device {:?}: {why}", device.tag)))?);
     }
     let stats = create_stats(config)?;
+    let tasks = devices
+        .iter_mut()
+        .filter_map(|device| device.control.cleanup())
+        .collect();
+    let warden = Warden::post(tasks);
+    let warden = warden.map_err(|error| ServeError(format!("a child that cleans up: {error}")))?;
+    sandbox::enter(config).map_err(|error| ServeError(error.to_string()))?;
     let mut cores = Cores::share(&mut devices, config, stats);
-    let started = cores.start(config.runtime.polling);
+    let mut started = cores.start(config.runtime.polling);
+    for device in &mut devices {
+        started = started.and_then(|()| device.control.start());
+    }
     if started.is_ok() {
-        devices.iter_mut().for_each(|device| device.control.start());
-        info!(
-            "serving {} devices on {} cores",
-            devices.len(),
-            cores.stops.len()
-        );
+        info!("serving {} devices on {} cores", devices.len(), cores.stops.len());
         while signal::wait(GAUGES).is_none() {
             set_gauges(&devices, stats);
         }
         info!("stopping");
     }
     cores.cancel_waits();
+    // Unmounting comes first: it brings what a kernel has still to write.
+    warden.finish();
     devices.iter_mut().for_each(|device| device.control.stop());
     let left = cores.join();
     stats.end();

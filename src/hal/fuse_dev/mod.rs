@@ -23,5 +23,5 @@ mod mount;
 mod queue;
 
 pub use error::MountError;
-pub use mount::{Config, FuseMount, Method, mount};
+pub use mount::{Config, FuseMount, Method, Mounted, mount};
 pub use queue::FuseQueue;

@@ -128,12 +128,12 @@ pub fn mount(
             Err(error) => return Err(error),
         },
     };
-    let mount = FuseMount {
+    let mounted = Mounted {
         connection: connection(&mountpoint),
         mountpoint,
         method,
-        device,
     };
+    let mount = FuseMount { mounted, device };
     // From here on an error unmounts: `mount` is dropped.
     let shared = Shared::new(events);
     let queues = (0..config.queues).map(|_| {
@@ -300,11 +300,17 @@ fn unescape(field: &[u8]) -> PathBuf {
     OsString::from_vec(path).into()
 }
 
-/// Control a mount. Dropping it unmounts.
-pub struct FuseMount {
+/// Name a mount, for taking it away.
+#[derive(Clone, Debug)]
+pub struct Mounted {
     mountpoint: PathBuf,
     method: Method,
     connection: Option<u32>,
+}
+
+/// Control a mount. Dropping it unmounts.
+pub struct FuseMount {
+    mounted: Mounted,
     /// The descriptor that was mounted; it tells whether the connection lives, and serves no request.
     device: Fd,
 }
@@ -312,17 +318,17 @@ pub struct FuseMount {
 impl FuseMount {
     /// Give the absolute path of the mount point.
     pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
+        &self.mounted.mountpoint
     }
 
     /// Tell who mounted.
     pub fn method(&self) -> Method {
-        self.method
+        self.mounted.method
     }
 
     /// Give the number N of `/sys/fs/fuse/connections/N`.
     pub fn connection(&self) -> Option<u32> {
-        self.connection
+        self.mounted.connection
     }
 
     /// Tell whether the mount is there: nobody unmounted it or aborted its connection.
@@ -330,6 +336,21 @@ impl FuseMount {
         !device::gone(self.device.raw())
     }
 
+    /// Name the mount, for a process that takes it away when this one cannot.
+    pub fn mounted(&self) -> &Mounted {
+        &self.mounted
+    }
+
+    /// Take the mount away, as [`Mounted::unmount`].
+    ///
+    /// # Errors
+    /// [`MountError::Unmount`] when it is not permitted (any more).
+    pub fn unmount(&mut self) -> Result<(), MountError> {
+        self.mounted.unmount()
+    }
+}
+
+impl Mounted {
     /// Take the mount out of the tree. Those who still use it are served until they let go; then the queues end.
     ///
     /// Does nothing when somebody else unmounted before. An aborted connection leaves its mount point, which this

@@ -1,0 +1,186 @@
+//! Opening what a configured device needs: its backend and its transport.
+
+use std::boxed::Box;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use super::config::{self, Hal};
+use super::device::{Backend, Control, Device, SessionEvents};
+use crate::backend::local::{self, LocalVolume};
+use crate::backend::null::{self, Null};
+use crate::fuse::{FileSystem, Limits, Session};
+use crate::hal::fuse_dev::{self, FuseMount};
+use crate::hal::vhost_user::{self, VhostUserConfig};
+use crate::hal::{Events, Queue};
+use crate::log::{info, warn};
+
+/// Idle milliseconds after which the kernel's polling thread sleeps.
+const SQPOLL_IDLE: u32 = 50;
+
+impl Backend for Null {
+    fn attach(&'static self, _slots: u32) -> Result<Box<dyn FileSystem>, String> {
+        Ok(Box::new(*self))
+    }
+
+    fn nodes(&self) -> u64 {
+        1
+    }
+
+    fn open_files(&self) -> u64 {
+        0
+    }
+}
+
+impl Backend for LocalVolume {
+    fn attach(&'static self, slots: u32) -> Result<Box<dyn FileSystem>, String> {
+        let local = Self::attach(self, slots).map_err(|error| error.to_string())?;
+        Ok(Box::new(local))
+    }
+
+    fn nodes(&self) -> u64 {
+        Self::nodes(self).into()
+    }
+
+    fn open_files(&self) -> u64 {
+        Self::open_files(self).into()
+    }
+}
+
+fn local_config(local: &config::Local, limits: &config::Limits) -> local::Config {
+    local::Config {
+        cache: match local.cache {
+            config::Cache::None => local::Cache::None,
+            config::Cache::Auto => local::Cache::Auto,
+            config::Cache::Always => local::Cache::Always,
+        },
+        read_only: local.read_only,
+        writeback: local.writeback,
+        nodes: limits.nodes,
+        open_files: limits.open_files,
+        descriptors: local.descriptors,
+        workers: local.workers.into(),
+        sqpoll: local.sqpoll.then_some(SQPOLL_IDLE),
+        ..local::Config::new(&local.path)
+    }
+}
+
+impl Control for vhost_user::Control {
+    fn start(&mut self) -> Result<(), String> {
+        Self::start(self).map_err(|error| error.to_string())
+    }
+
+    fn stop(&mut self) {
+        Self::stop(self);
+    }
+
+    /// The control side removes its socket by itself, through a directory that it opened before.
+    fn cleanup(&mut self) -> Option<Box<dyn FnOnce()>> {
+        None
+    }
+}
+
+impl Control for FuseMount {
+    fn start(&mut self) {
+        info!(
+            "mounted on {}",
+            crate::log::Show(&self.mountpoint().display())
+        );
+    }
+
+    /// Nothing is left to stop: the clean-up unmounted, which brought what the host had still to write.
+    fn stop(&mut self) {}
+
+    fn cleanup(&mut self) -> Option<Box<dyn FnOnce()>> {
+        let mut mounted = self.mounted().clone();
+        Some(Box::new(move || {
+            if let Err(failed) = mounted.unmount() {
+                warn!("{}", crate::log::Show(&failed));
+            }
+        }))
+    }
+}
+
+/// Open everything that a device needs.
+///
+/// # Errors
+/// What the machine does not have or does not allow, in words.
+pub fn open(device: &config::Device) -> Result<Device, String> {
+    let backend = open_backend(device)?;
+    let session = Session::new(backend, session_limits(&device.hal), device.client_arch);
+    let session: &'static Session = Box::leak(Box::new(session));
+    let events: &'static dyn Events = Box::leak(Box::new(SessionEvents(session)));
+    let (queues, control) = open_hal(device, events)?;
+    Ok(Device {
+        tag: device.tag.clone(),
+        session,
+        backend,
+        queues,
+        depth: device.hal.depth(),
+        control,
+    })
+}
+
+fn session_limits(hal: &Hal) -> Limits {
+    let in_flight = u32::from(hal.queues()) * u32::from(hal.depth());
+    Limits {
+        max_background: u16::try_from(in_flight).unwrap_or(u16::MAX),
+        ..Limits::default()
+    }
+}
+
+fn open_backend(device: &config::Device) -> Result<&'static dyn Backend, String> {
+    match &device.backend {
+        config::Backend::Null { file_size } => {
+            let null = Null::new(null::Config {
+                file_size: *file_size,
+                ..null::Config::default()
+            });
+            Ok(Box::leak(Box::new(null)))
+        }
+        config::Backend::Local(local) => {
+            let volume = LocalVolume::open(local_config(local, &device.limits));
+            Ok(volume.map_err(|error| format!("{}: {error}", local.path.display()))?)
+        }
+    }
+}
+
+/// Hold a transport's queues and its control side.
+type Transport = (Vec<Box<dyn Queue + Send>>, Box<dyn Control>);
+
+fn boxed<Q: Queue + Send + 'static>(queues: Vec<Q>) -> Vec<Box<dyn Queue + Send>> {
+    queues
+        .into_iter()
+        .map(|queue| -> Box<dyn Queue + Send> { Box::new(queue) })
+        .collect()
+}
+
+fn open_hal(device: &config::Device, events: &'static dyn Events) -> Result<Transport, String> {
+    match &device.hal {
+        Hal::VhostUser { socket, queues, .. } => {
+            let config = VhostUserConfig {
+                socket: socket.clone(),
+                mode: 0o600,
+                tag: device.tag.clone(),
+                request_queues: *queues,
+                inband_notifications: false,
+            };
+            let bound = vhost_user::bind(&config, events);
+            let (queues, control) = bound.map_err(|error| format!("{}: {error}", socket.display()))?;
+            Ok((boxed(queues), Box::new(control)))
+        }
+        Hal::Fuse {
+            mountpoint,
+            queues,
+            depth,
+        } => {
+            let config = fuse_dev::Config {
+                queues: *queues,
+                depth: *depth,
+                allow_other: true,
+                ..fuse_dev::Config::new(mountpoint, device.tag.clone())
+            };
+            let (queues, mount) = fuse_dev::mount(&config, events).map_err(|e| e.to_string())?;
+            Ok((boxed(queues), Box::new(mount)))
+        }
+    }
+}
