@@ -16,6 +16,7 @@ pub mod identity;
 pub mod io;
 pub mod lock;
 pub mod map;
+pub mod memfd;
 pub mod mount;
 pub mod names;
 pub mod sandbox;

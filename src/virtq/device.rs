@@ -87,7 +87,7 @@ impl DeviceQueue {
     /// With a predecessor's record of requests in flight, these are taken again first, and the rest from where the
     /// used index and their number say; a base from elsewhere would miss those that were available but never taken.
     pub fn new(start: Start) -> Self {
-        let used = start.rings.used_idx().load(Ordering::Relaxed);
+        let used = start.rings.published();
         let next_avail = match &start.inflight {
             Some(record) if record.resumed() => used.wrapping_add(record.left()),
             _ => start.next_avail,

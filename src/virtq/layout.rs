@@ -169,6 +169,11 @@ impl Rings {
         self.mask + 1
     }
 
+    /// Read the used index: the number of used elements that the device has published, modulo 2^16.
+    pub fn published(&self) -> u16 {
+        self.used_idx().load(Ordering::Relaxed)
+    }
+
     /// Give where the table lies, for the walk of a chain.
     #[inline(always)]
     pub(super) const fn table(&self) -> *mut u8 {

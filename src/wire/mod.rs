@@ -6,4 +6,5 @@
 pub mod errno;
 pub mod fuse;
 pub mod open_flags;
+pub mod vhost_user;
 pub mod virtio_fs;

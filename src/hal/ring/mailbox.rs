@@ -138,7 +138,6 @@ impl<M> Mailbox<M> {
     /// # Errors
     /// [`Unanswered`] when there is none yet, or will never be one.
     pub fn answer(&self, number: u32) -> Result<Answer, Unanswered> {
-        self.done.clear();
         // Read before the answer, so that an answer given before the queue was dropped is found.
         let gone = self.gone.load(Ordering::Acquire);
         let answered = self.answered.load(Ordering::Acquire);
@@ -158,6 +157,11 @@ impl<M> Mailbox<M> {
     /// Give the descriptor that becomes readable when an answer, or something to report, is there.
     pub const fn done_fd(&self) -> i32 {
         self.done.raw()
+    }
+
+    /// Reset that descriptor, before one looks for what it announced.
+    pub fn clear_done(&self) {
+        self.done.clear();
     }
 
     /// Give the number of chains that broke the rules since the last call, and whether the queue broke for good.
