@@ -80,11 +80,12 @@ impl Control for vhost_user::Control {
 }
 
 impl Control for FuseMount {
-    fn start(&mut self) {
+    fn start(&mut self) -> Result<(), String> {
         info!(
             "mounted on {}",
             crate::log::Show(&self.mountpoint().display())
         );
+        Ok(())
     }
 
     /// Nothing is left to stop: the clean-up unmounted, which brought what the host had still to write.
@@ -165,7 +166,8 @@ fn open_hal(device: &config::Device, events: &'static dyn Events) -> Result<Tran
                 inband_notifications: false,
             };
             let bound = vhost_user::bind(&config, events);
-            let (queues, control) = bound.map_err(|error| format!("{}: {error}", socket.display()))?;
+            let (queues, control) =
+                bound.map_err(|error| format!("{}: {error}", socket.display()))?;
             Ok((boxed(queues), Box::new(control)))
         }
         Hal::Fuse {

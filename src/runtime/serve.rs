@@ -78,7 +78,11 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
         started = started.and_then(|()| device.control.start());
     }
     if started.is_ok() {
-        info!("serving {} devices on {} cores", devices.len(), cores.stops.len());
+        info!(
+            "serving {} devices on {} cores",
+            devices.len(),
+            cores.stops.len()
+        );
         while signal::wait(GAUGES).is_none() {
             set_gauges(&devices, stats);
         }

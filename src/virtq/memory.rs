@@ -130,6 +130,9 @@ impl Default for RegionCache {
     }
 }
 
+// SAFETY: the cache is a copy of a region, which is bound to no thread: see `MemoryMap`.
+unsafe impl Send for RegionCache {}
+
 impl RegionCache {
     /// Give where `len` bytes from `address` on are mapped when they lie in one region.
     #[inline(always)]
