@@ -65,6 +65,22 @@ suite_ready_locked() {
     touch "$home/ready"
 }
 
+# suite_fetch SUITE FOLDER ARGUMENT...: apt-get in that folder. A list may be older than the mirror, which then no longer
+# has what the list names: reads the lists anew and tries once more.
+suite_fetch() {
+    local suite=$1 folder=$2
+    shift 2
+    if ! (cd "$folder" && suite_apt "$suite" apt-get "$@") >"$folder.log" 2>&1; then
+        rm -f "$cache/apt/$suite/ready"
+        suite_ready "$suite"
+        if ! (cd "$folder" && suite_apt "$suite" apt-get "$@") >"$folder.log" 2>&1; then
+            cat "$folder.log" >&2
+            die "cannot download from $suite: apt-get $*"
+        fi
+    fi
+    rm -f "$folder.log"
+}
+
 # unpack SUITE FOLDER PACKAGE...: unpacks exactly these packages.
 unpack() {
     local suite=$1 folder=$2
@@ -72,7 +88,7 @@ unpack() {
     suite_ready "$suite"
     mkdir -p "$folder.debs" "$folder"
     say "downloading $* ($suite)"
-    (cd "$folder.debs" && suite_apt "$suite" apt-get download "$@")
+    suite_fetch "$suite" "$folder.debs" download "$@"
     unpack_debs "$folder"
 }
 
@@ -83,10 +99,7 @@ unpack_closure() {
     suite_ready "$suite"
     mkdir -p "$folder.debs/partial" "$folder"
     say "downloading $* with all dependencies ($suite)"
-    suite_apt "$suite" apt-get install -y --download-only -o Dir::Cache::archives="$folder.debs" "$@" >"$folder.log" 2>&1 || {
-        cat "$folder.log" >&2
-        die "cannot download $* from $suite"
-    }
+    suite_fetch "$suite" "$folder.debs" install -y --download-only -o Dir::Cache::archives="$folder.debs" "$@"
     unpack_debs "$folder"
 }
 
@@ -95,7 +108,7 @@ unpack_debs() {
     for deb in "$1".debs/*.deb; do
         dpkg -x "$deb" "$1"
     done
-    rm -rf "$1.debs" "$1.log"
+    rm -rf "$1.debs"
     # One tree whatever the suite: bookworm's packages still have files in /lib, the later ones only in /usr/lib.
     for name in bin lib lib64 sbin; do
         mkdir -p "$1/usr/$name"
@@ -111,7 +124,7 @@ source_tar() {
     suite_ready bookworm-src
     mkdir -p "$folder"
     say "downloading the source of $package"
-    (cd "$folder" && suite_apt bookworm-src apt-get source --tar-only "$package" >/dev/null)
+    suite_fetch bookworm-src "$folder" source --tar-only "$package"
 }
 
 # run_from_own_libc FINAL PROGRAM: makes PROGRAM use the libc and libraries unpacked beside it. FINAL is where its

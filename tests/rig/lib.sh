@@ -8,6 +8,9 @@ cache=${DPFS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dpfs}
 # Guest memory is a shared file; anywhere but in RAM it would be written back to a disk all the time.
 shm=${DPFS_SHM:-/dev/shm}
 
+# depmod and modprobe, for users who are not root.
+PATH=$PATH:/usr/sbin:/sbin
+
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
 die() {
