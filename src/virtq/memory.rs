@@ -11,6 +11,11 @@ pub struct Region {
     base: *mut u8,
 }
 
+// SAFETY: plain numbers. What the pointer may be used for is the contract of `new`, which does not depend on the thread.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
 impl Region {
     /// No addresses at all.
     const NONE: Self = Self {
@@ -67,12 +72,6 @@ pub struct MemoryMap {
     regions: [Region; MAX_REGIONS],
     count: usize,
 }
-
-// SAFETY: the map itself is plain data that never changes. What its pointers may be used for is the contract of
-// `Region::new`, which does not depend on the thread.
-unsafe impl Send for MemoryMap {}
-// SAFETY: as above.
-unsafe impl Sync for MemoryMap {}
 
 impl MemoryMap {
     /// Make a map of regions in any order.
