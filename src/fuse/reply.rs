@@ -341,6 +341,14 @@ impl Reply<Written> {
         self.slot().segments().readable()
     }
 
+    /// Copy bytes to write, from `offset` on, for a backend that keeps them in its own memory.
+    ///
+    /// # Errors
+    /// [`TooShort`] when they are not all there; nothing is copied then.
+    pub fn copy(&self, offset: usize, bytes: &mut [u8]) -> Result<(), TooShort> {
+        self.slot().segments().read_at(offset, bytes)
+    }
+
     /// Give the number of bytes to write.
     pub fn wanted(&self) -> usize {
         self.slot().segments().readable_len()

@@ -161,7 +161,7 @@ impl SegmentList {
         if copied > self.readable_len {
             return Err(TooShort);
         }
-        copy_out(self.readable(), bytes);
+        copy_out(self.readable(), 0, bytes);
         self.skip_readable(copied)
     }
 
@@ -190,6 +190,19 @@ impl SegmentList {
         }
         let mut value = T::new_zeroed();
         self.read_front(value.as_mut_bytes()).map(|()| value)
+    }
+
+    /// Copy out bytes that the host wrote, from `offset` in what is left; nothing is consumed.
+    ///
+    /// # Errors
+    /// [`TooShort`] when they are not all there; nothing is copied then.
+    pub fn read_at(&self, offset: usize, bytes: &mut [u8]) -> Result<(), TooShort> {
+        match offset.checked_add(bytes.len()) {
+            Some(end) if end <= self.readable_len => {}
+            _ => return Err(TooShort),
+        }
+        copy_out(self.readable(), offset, bytes);
+        Ok(())
     }
 
     /// Drop the first bytes of what the host wrote.
@@ -352,18 +365,25 @@ fn truncate(segments: &mut [Segment], len: usize) -> u16 {
     count
 }
 
-/// Copy the first bytes of `segments`, which hold at least that many.
-fn copy_out(segments: &[Segment], mut bytes: &mut [u8]) {
+/// Copy the bytes from `offset` of `segments`, which hold at least that many.
+fn copy_out(segments: &[Segment], offset: usize, mut bytes: &mut [u8]) {
+    let mut skip = offset;
     for segment in segments {
-        let count = segment.len.min(bytes.len());
-        let (now, later) = bytes.split_at_mut(count);
-        // SAFETY: `count` bytes of a live segment, which no Rust reference covers, so `now` is disjoint from it. The
-        // host may write them at the same time: whatever mix of bytes arrives is then checked like any other.
-        unsafe { core::ptr::copy_nonoverlapping(segment.base, now.as_mut_ptr(), count) };
-        bytes = later;
         if bytes.is_empty() {
             return;
         }
+        if skip >= segment.len {
+            skip -= segment.len;
+            continue;
+        }
+        let count = (segment.len - skip).min(bytes.len());
+        let (now, later) = bytes.split_at_mut(count);
+        // SAFETY: `skip + count` bytes lie in a live segment, which no Rust reference covers, so `now` is disjoint
+        // from it. The host may write them at the same time: whatever mix of bytes arrives is then checked like any
+        // other.
+        unsafe { core::ptr::copy_nonoverlapping(segment.base.add(skip), now.as_mut_ptr(), count) };
+        bytes = later;
+        skip = 0;
     }
 }
 
@@ -453,6 +473,22 @@ mod tests {
             assert_eq!(list.write_at(usize::MAX, &[3; 2]), Err(TooShort));
             assert_eq!(memory[..16], [1; 16]);
             assert_eq!(memory[16..], [2; 16]);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_payload_is_copied_wherever_the_chain_is_cut() {
+        let source: Vec<u8> = (0..16).collect();
+        for cut in 0..=16 {
+            let mut memory = source.clone();
+            let mut list = list(&mut memory, &[cut, 16 - cut], &[]);
+            list.skip_readable(3).unwrap();
+            let mut part = [0; 7];
+            list.read_at(4, &mut part).unwrap();
+            assert_eq!(part, source[7..14]);
+            assert_eq!(list.read_at(7, &mut part), Err(TooShort));
+            assert_eq!(list.read_at(usize::MAX, &mut part), Err(TooShort));
+            assert_eq!(list.readable_len(), 13);
         }
     }
 
