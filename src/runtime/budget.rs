@@ -11,11 +11,9 @@ use super::config::units::rough_size;
 use super::config::{Config, Device, Hal};
 use super::stats;
 use crate::board;
-use crate::fuse::Dispatcher;
+use crate::fuse::{Dispatcher, Limits};
+use crate::hal::fuse_dev::FuseQueue;
 use crate::mem::RequestTable;
-
-/// Bytes that the `fuse` HAL keeps for each request: the largest WRITE and its headers, in whole pages.
-const FUSE_BUFFER: u64 = (1 << 20) + 4096;
 
 /// Hold what is asked for, item by item.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +53,7 @@ impl Budget {
                     "device \"{}\": {queues} x {depth} request buffers",
                     device.tag
                 ),
-                queues * u64::from(depth) * FUSE_BUFFER,
+                queues * FuseQueue::footprint(depth, Limits::default().max_write) as u64,
             );
         }
     }
@@ -140,7 +138,7 @@ mod tests {
     fn queues_and_buffers_are_summed() {
         let budget = Budget::of(&Config::parse("f", TEXT).unwrap());
         let tables = 4 * RequestTable::footprint(64) + 2 * RequestTable::footprint(16);
-        let buffers = 32 * FUSE_BUFFER;
+        let buffers = FuseQueue::footprint(32, 1 << 20) as u64;
         // One core: one dispatcher for each device.
         let dispatchers = 2 * Dispatcher::FOOTPRINT;
         assert_eq!(

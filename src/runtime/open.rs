@@ -13,6 +13,7 @@ use crate::hal::fuse_dev::{self, FuseMount};
 use crate::hal::vhost_user::{self, VhostUserConfig};
 use crate::hal::{Events, Queue};
 use crate::log::{info, warn};
+use crate::sys::identity;
 
 /// Idle milliseconds after which the kernel's polling thread sleeps.
 const SQPOLL_IDLE: u32 = 50;
@@ -178,7 +179,8 @@ fn open_hal(device: &config::Device, events: &'static dyn Events) -> Result<Tran
             let config = fuse_dev::Config {
                 queues: *queues,
                 depth: *depth,
-                allow_other: true,
+                // The helper lets other users in only where `/etc/fuse.conf` says so.
+                allow_other: identity::uid() == 0,
                 ..fuse_dev::Config::new(mountpoint, device.tag.clone())
             };
             let (queues, mount) = fuse_dev::mount(&config, events).map_err(|e| e.to_string())?;

@@ -33,6 +33,7 @@ struct Nobody;
 
 impl Observer for Nobody {
     fn finished(&mut self, _finished: &Finished, _now: u64) {}
+    fn in_flight(&mut self, _count: usize) {}
 }
 
 /// Pass on the end of the device, and count it.

@@ -74,7 +74,20 @@ pub struct FuseQueue {
 // SAFETY: `slots` is memory that this queue alone uses; moving the queue moves that use.
 unsafe impl Send for FuseQueue {}
 
+/// Give the bytes of one buffer: a page in front for the head, one behind for what is longer than data (names, the
+/// value and the name of an extended attribute).
+const fn half(max_write: u32) -> usize {
+    let room = max_write as usize;
+    let room = if room < LEAST_ROOM { LEAST_ROOM } else { room };
+    2 * PAGE + room.next_multiple_of(PAGE)
+}
+
 impl FuseQueue {
+    /// Give the bytes that the buffers of `depth` requests take when all of them are touched.
+    pub const fn footprint(depth: u16, max_write: u32) -> usize {
+        2 * half(max_write) * depth as usize
+    }
+
     /// Reserve the buffers of `depth` requests for a device that is mounted.
     pub(super) fn new(
         device: Fd,
@@ -84,9 +97,8 @@ impl FuseQueue {
     ) -> sys::Result<Self> {
         let wait = Epoll::new()?;
         wait.add_edge(device.raw(), 0)?;
-        // A page in front for the head, one behind for what is longer than data: names, an xattr's value and name.
-        let half = 2 * PAGE + (max_write as usize).max(LEAST_ROOM).next_multiple_of(PAGE);
-        let bytes = 2 * half * usize::from(depth);
+        let half = half(max_write);
+        let bytes = Self::footprint(depth, max_write);
         let arena = map::reserve(bytes + PAGE)?;
         let pages = arena.zeroed::<Page>(bytes / PAGE);
         let pages = pages.map_err(|_| Errno::ENOMEM)?;
