@@ -4,6 +4,7 @@ use std::boxed::Box;
 use std::string::String;
 use std::vec::Vec;
 
+use super::warden::Task;
 use super::worker::{Admission, Lane, Observer, Worker};
 use crate::fuse::{Dispatcher, FileSystem, Session, Volume};
 use crate::hal::{Events, Queue};
@@ -12,6 +13,15 @@ use crate::sys::map;
 
 /// Be a file system that the daemon can serve.
 pub trait Backend: Volume + Send {
+    /// Start what the cores share, threads of its own for instance: inside of the sandbox, before the first
+    /// [`Self::attach`], on a thread that is bound to no core.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    fn start(&'static self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Make the instance of one core, on that core's thread, for `slots` requests in flight.
     ///
     /// # Errors
@@ -38,7 +48,7 @@ pub trait Control {
 
     /// Give what must be done from outside of the sandbox when the daemon is gone, in order or not: what was mounted
     /// or bound is taken away.
-    fn cleanup(&mut self) -> Option<Box<dyn FnOnce()>>;
+    fn cleanup(&mut self) -> Option<Task>;
 }
 
 /// Join what makes up a device, before its queues are spread.

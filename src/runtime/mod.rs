@@ -11,6 +11,8 @@
 #[cfg(feature = "daemon")]
 pub mod budget;
 #[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "std")]
 mod core_loop;
@@ -18,6 +20,8 @@ mod core_loop;
 mod device;
 #[cfg(feature = "daemon")]
 mod open;
+#[cfg(feature = "daemon")]
+pub mod probe;
 pub mod qos;
 #[cfg(feature = "daemon")]
 pub mod sandbox;

@@ -6,6 +6,7 @@ use std::vec::Vec;
 
 use super::config::{self, Hal};
 use super::device::{Backend, Control, Device, SessionEvents};
+use super::warden::{self, Task};
 use crate::backend::local::{self, LocalVolume};
 use crate::backend::null::{self, Null};
 use crate::fuse::{FileSystem, Limits, Session};
@@ -33,6 +34,10 @@ impl Backend for Null {
 }
 
 impl Backend for LocalVolume {
+    fn start(&'static self) -> Result<(), String> {
+        Self::start(self).map_err(|error| error.to_string())
+    }
+
     fn attach(&'static self, slots: u32) -> Result<Box<dyn FileSystem>, String> {
         let local = Self::attach(self, slots).map_err(|error| error.to_string())?;
         Ok(Box::new(local))
@@ -65,18 +70,24 @@ fn local_config(local: &config::Local, limits: &config::Limits) -> local::Config
     }
 }
 
-impl Control for vhost_user::Control {
+/// Hold the control side of a vhost-user socket, and how to remove the socket from outside of the sandbox.
+struct Bound {
+    control: vhost_user::Control,
+    removal: Option<Task>,
+}
+
+impl Control for Bound {
     fn start(&mut self) -> Result<(), String> {
-        Self::start(self).map_err(|error| error.to_string())
+        self.control.start().map_err(|error| error.to_string())
     }
 
+    /// The control side would remove its socket, too, and finds in the sandbox that it is out of reach.
     fn stop(&mut self) {
-        Self::stop(self);
+        self.control.stop();
     }
 
-    /// The control side removes its socket by itself, through a directory that it opened before.
-    fn cleanup(&mut self) -> Option<Box<dyn FnOnce()>> {
-        None
+    fn cleanup(&mut self) -> Option<Task> {
+        self.removal.take()
     }
 }
 
@@ -92,7 +103,7 @@ impl Control for FuseMount {
     /// Nothing is left to stop: the clean-up unmounted, which brought what the host had still to write.
     fn stop(&mut self) {}
 
-    fn cleanup(&mut self) -> Option<Box<dyn FnOnce()>> {
+    fn cleanup(&mut self) -> Option<Task> {
         let mut mounted = self.mounted().clone();
         Some(Box::new(move || {
             if let Err(failed) = mounted.unmount() {
@@ -169,7 +180,11 @@ fn open_hal(device: &config::Device, events: &'static dyn Events) -> Result<Tran
             let bound = vhost_user::bind(&config, events);
             let (queues, control) =
                 bound.map_err(|error| format!("{}: {error}", socket.display()))?;
-            Ok((boxed(queues), Box::new(control)))
+            let bound = Bound {
+                control,
+                removal: Some(warden::removal(socket)),
+            };
+            Ok((boxed(queues), Box::new(bound)))
         }
         Hal::Fuse {
             mountpoint,

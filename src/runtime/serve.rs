@@ -4,8 +4,8 @@
 //! thread ever has more than the sandbox leaves it.
 //!
 //! 1. backends open their directories, transports bind their sockets or mount;
-//! 2. sandbox;
-//! 3. one thread a core: memory, backend instances, polling;
+//! 2. a warden stays outside, the sandbox closes;
+//! 3. backends start their threads; one thread a core: memory, backend instances, polling;
 //! 4. transports begin to serve;
 //! 5. a signal: waiting locks end, transports stop and drain, cores return.
 
@@ -59,12 +59,13 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let budget = Budget::of(config).check();
     budget.map_err(|over| ServeError(over.to_string()))?;
     sandbox::raise_limits(config).map_err(|error| ServeError(error.to_string()))?;
+    // Claims the folder, so that a second daemon ends before it touches anything.
+    let stats = create_stats(config)?;
     let mut devices = Vec::new();
     for device in &config.devices {
         let opened = open(device);
         devices.push(opened.map_err(|why| ServeError(format!("device {:?}: {why}", device.tag)))?);
     }
-    let stats = create_stats(config)?;
     let tasks = devices
         .iter_mut()
         .filter_map(|device| device.control.cleanup())
@@ -72,6 +73,10 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let warden = Warden::post(tasks);
     let warden = warden.map_err(|error| ServeError(format!("a child that cleans up: {error}")))?;
     sandbox::enter(config).map_err(|error| ServeError(error.to_string()))?;
+    for device in &devices {
+        let begun = device.backend.start();
+        begun.map_err(|why| ServeError(format!("device {:?}: {why}", device.tag)))?;
+    }
     let mut cores = Cores::share(&mut devices, config, stats);
     let mut started = cores.start(config.runtime.polling);
     for device in &mut devices {

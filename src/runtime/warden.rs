@@ -6,10 +6,16 @@
 //! no words to ask it for anything else.
 
 use std::boxed::Box;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::vec::Vec;
 
 use crate::sys::fd::Fd;
 use crate::sys::{self, child};
+
+/// What a warden does.
+pub type Task = Box<dyn FnOnce()>;
 
 /// Hold the child.
 #[derive(Debug)]
@@ -26,7 +32,7 @@ impl Warden {
     ///
     /// # Errors
     /// `EBUSY` when it has more; as fork(2).
-    pub fn post(tasks: Vec<Box<dyn FnOnce()>>) -> sys::Result<Self> {
+    pub fn post(tasks: Vec<Task>) -> sys::Result<Self> {
         let (pid, pipe) = child::at_end(|| tasks.into_iter().for_each(|task| task()))?;
         Ok(Self { pid, pipe })
     }
@@ -35,5 +41,43 @@ impl Warden {
     pub fn finish(self) {
         drop(self.pipe);
         child::wait(self.pid);
+    }
+}
+
+/// Make the task of removing a file that is there now, unless another has taken its name by then.
+pub fn removal(path: &Path) -> Task {
+    let identity = |path: &Path| {
+        let metadata = fs::symlink_metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let (path, now) = (PathBuf::from(path), identity(path));
+    Box::new(move || {
+        if now.is_some() && identity(&path) == now {
+            // Gone already is as good.
+            let _ = fs::remove_file(&path);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_removed_unless_it_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        fs::write(&path, "").unwrap();
+        removal(&path)();
+        assert!(!path.exists());
+        removal(&path)();
+
+        fs::write(&path, "").unwrap();
+        let task = removal(&path);
+        let other = dir.path().join("other");
+        fs::write(&other, "").unwrap();
+        fs::rename(&other, &path).unwrap();
+        task();
+        assert!(path.exists(), "the next daemon's");
     }
 }

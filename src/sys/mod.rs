@@ -3,6 +3,7 @@
 //! Everything here is `no_std`. A wrapper does one system call (or reads one register) and says what it returns;
 //! retrying, waiting and deciding are its callers' business, except that `EINTR` is retried where nothing is lost.
 
+pub mod access;
 pub mod affinity;
 pub mod child;
 pub mod content;

@@ -114,7 +114,11 @@ fn operations(
                 rough_size(rate(operation.bytes_out.saturating_sub(old_bytes.1))),
             ]);
         }
-        let quantile = |part| rough_time(snapshot.nanoseconds(latencies.quantile(part, 100)));
+        // The middle of a bucket may lie above what was hit.
+        let quantile = |part| {
+            let cycles = latencies.quantile(part, 100).min(operation.max);
+            rough_time(snapshot.nanoseconds(cycles))
+        };
         row.extend([
             quantile(50),
             quantile(99),
@@ -222,7 +226,8 @@ fn json_operations(
 ) -> BTreeMap<&'static str, JsonOperation> {
     let json = |operation: &OperationStats| {
         let latencies = &operation.histogram;
-        let quantile = |part| snapshot.nanoseconds(latencies.quantile(part, 100));
+        let quantile =
+            |part| snapshot.nanoseconds(latencies.quantile(part, 100).min(operation.max));
         let values = JsonOperation {
             count: latencies.count(),
             errors: operation.errors,
