@@ -8,10 +8,11 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::config::units::rough_size;
-use super::config::{Config, Device, Hal};
+use super::config::{Backend, Config, Device, Hal, Limits, Local};
 use super::stats;
+use crate::backend::local::{self, LocalVolume};
 use crate::board;
-use crate::fuse::{Dispatcher, Limits};
+use crate::fuse::{self, Dispatcher};
 use crate::hal::fuse_dev::FuseQueue;
 use crate::mem::RequestTable;
 
@@ -47,15 +48,36 @@ impl Budget {
             ),
             tables * table + cores.min(queues) * dispatcher,
         );
+        if let Backend::Local(local) = &device.backend {
+            self.add_local(device, local, tables * u64::from(depth));
+        }
         if let Hal::Fuse { .. } = device.hal {
             self.add(
                 format!(
                     "device \"{}\": {queues} x {depth} request buffers",
                     device.tag
                 ),
-                queues * FuseQueue::footprint(depth, Limits::default().max_write) as u64,
+                queues * FuseQueue::footprint(depth, fuse::Limits::default().max_write) as u64,
             );
         }
+    }
+
+    fn add_local(&mut self, device: &Device, local: &Local, slots: u64) {
+        let Limits {
+            nodes, open_files, ..
+        } = device.limits;
+        let tables = LocalVolume::footprint(nodes, open_files, local.descriptors);
+        self.add(
+            format!(
+                "device \"{}\": {nodes} nodes, {open_files} open files",
+                device.tag
+            ),
+            tables as u64,
+        );
+        self.add(
+            format!("device \"{}\": jobs of {slots} requests", device.tag),
+            local::Local::footprint(slots as u32) as u64,
+        );
     }
 
     /// Ask for more.
@@ -160,6 +182,18 @@ mod tests {
             "{error}"
         );
         assert!(lines.last().unwrap().ends_with("in all"), "{error}");
+    }
+
+    #[test]
+    fn nodes_of_a_directory_are_counted() {
+        let sum = |nodes: u32| {
+            let text = format!(
+                "[[device]]\ntag = \"a\"\nhal = {{ kind = \"vhost-user\", socket = \"/a\" }}\n\
+                 backend = {{ kind = \"local\", path = \"/p\" }}\nlimits = {{ nodes = {nodes} }}"
+            );
+            Budget::of(&Config::parse("f", &text).unwrap()).total()
+        };
+        assert!(sum(200_000) - sum(100_000) >= 100_000 * 32);
     }
 
     #[test]

@@ -61,6 +61,8 @@ fn local_config(local: &config::Local, limits: &config::Limits) -> local::Config
         },
         read_only: local.read_only,
         writeback: local.writeback,
+        acl: local.acl,
+        direct_io: local.direct_io,
         nodes: limits.nodes,
         open_files: limits.open_files,
         descriptors: local.descriptors,

@@ -82,6 +82,11 @@ impl Local {
         })
     }
 
+    /// Give the bytes of memory that a core's instance takes for so many requests in flight.
+    pub const fn footprint(slots: u32) -> usize {
+        Mailbox::footprint(slots)
+    }
+
     /// Give a job to the workers; `fill` says what it is.
     pub(super) fn ask(
         &mut self,

@@ -48,7 +48,7 @@ impl Mailbox {
     /// # Errors
     /// [`OpenError::Memory`], [`OpenError::Worker`] without descriptors.
     pub fn new(slots: u32) -> Result<&'static Self, OpenError> {
-        let bytes = slots as usize * BUFFER + SharedRing::<u32>::footprint(slots);
+        let bytes = Self::footprint(slots);
         let memory = |_| OpenError::Memory;
         let arena = map::reserve(bytes).map_err(|_| OpenError::Memory)?;
         let buffers = arena
@@ -66,6 +66,11 @@ impl Mailbox {
             waiting: AtomicU32::new(0),
         };
         Ok(Box::leak(Box::new(mailbox)))
+    }
+
+    /// Give the bytes of memory that the jobs of so many requests take.
+    pub const fn footprint(slots: u32) -> usize {
+        slots as usize * BUFFER + SharedRing::<u32>::footprint(slots)
     }
 
     /// Reach a job. It is free unless the request's own job is under way.

@@ -147,10 +147,7 @@ impl LocalVolume {
         // Without randomness a host could slow its own lookups down, no more.
         let _ = file::random(&mut seed);
         let memory = |_| OpenError::Memory;
-        let bytes = NodeTable::<Key, Value>::footprint(config.nodes)
-            + OpenFileTable::<OpenFile>::footprint(config.open_files)
-            + Descriptors::footprint(descriptors)
-            + Pool::FOOTPRINT;
+        let bytes = Self::footprint(config.nodes, config.open_files, descriptors);
         let arena = map::reserve(bytes).map_err(|_| OpenError::Memory)?;
         let nodes = NodeTable::new(
             &arena,
@@ -188,6 +185,14 @@ impl LocalVolume {
             config,
         };
         Ok(Box::leak(Box::new(volume)))
+    }
+
+    /// Give the bytes that the tables of a directory with these capacities take.
+    pub const fn footprint(nodes: u32, open_files: u32, descriptors: u32) -> usize {
+        NodeTable::<Key, Value>::footprint(nodes)
+            + OpenFileTable::<OpenFile>::footprint(open_files)
+            + Descriptors::footprint(descriptors)
+            + Pool::FOOTPRINT
     }
 
     /// Start the worker threads: after the process shut itself in, before the first [`Self::attach`], on a thread that

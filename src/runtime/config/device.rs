@@ -7,6 +7,7 @@ use std::vec::Vec;
 use super::daemon::{absolute, or};
 use super::document::{Field, Section};
 use super::{Backend, Cache, Device, Hal, Limits, Local};
+use crate::backend::local;
 use crate::board;
 use crate::wire::open_flags::ClientArch;
 use crate::wire::virtio_fs::TAG_LEN;
@@ -52,7 +53,7 @@ const ARCHITECTURES: [(&str, ClientArch); 2] = [
 /// Longest path of a socket: what an address holds, without its NUL and the `~` under which it is made.
 const SOCKET_PATH: usize = 106;
 
-/// Depth of a `/dev/fuse` clone whose configuration does not say: each request holds a buffer of 1 MiB.
+/// Depth of a `/dev/fuse` clone whose configuration does not say: each request takes 2 MiB of buffers.
 const FUSE_DEPTH: u64 = 16;
 
 /// Largest file of the `null` backend: Linux's own limit.
@@ -192,18 +193,21 @@ fn local(section: &Section) -> Option<Local> {
         "cache",
         "read_only",
         "writeback",
+        "acl",
+        "direct_io",
         "descriptors",
         "workers",
         "sqpoll",
     ]);
-    let flag = |key| or(section.get(key), false, Field::flag);
+    let flag = |key, default| or(section.get(key), default, Field::flag);
+    let defaults = local::Config::new("/");
     let path = section
         .need("path", "an absolute path")
         .and_then(|field| absolute(&field));
     let cache = or(section.get("cache"), Cache::Auto, |field| {
         field.choice(&CACHES)
     });
-    let read_only = flag("read_only");
+    let read_only = flag("read_only", false);
     let writeback = or(section.get("writeback"), false, |field| {
         let writeback = field.flag()?;
         if writeback && cache == Some(Cache::None) {
@@ -214,16 +218,24 @@ fn local(section: &Section) -> Option<Local> {
         }
         Some(writeback)
     });
-    let descriptors = or(section.get("descriptors"), 4096, |field| {
-        field.count(64..=1 << 24)
+    let descriptors = or(
+        section.get("descriptors"),
+        defaults.descriptors.into(),
+        |field| field.count(64..=1 << 24),
+    );
+    let workers = or(section.get("workers"), defaults.workers.into(), |field| {
+        field.count(1..=64)
     });
-    let workers = or(section.get("workers"), 2, |field| field.count(1..=64));
-    let sqpoll = flag("sqpoll");
+    let acl = flag("acl", defaults.acl);
+    let direct_io = flag("direct_io", defaults.direct_io);
+    let sqpoll = flag("sqpoll", false);
     Some(Local {
         path: path?,
         cache: cache?,
         read_only: read_only?,
         writeback: writeback?,
+        acl: acl?,
+        direct_io: direct_io?,
         descriptors: descriptors? as u32,
         workers: workers? as u16,
         sqpoll: sqpoll?,

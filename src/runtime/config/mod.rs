@@ -97,7 +97,7 @@ pub enum Hal {
         mountpoint: PathBuf,
         /// Clones of `/dev/fuse`, each with its core.
         queues: u16,
-        /// Requests in flight on one clone, a power of two. Each holds a buffer of 1 MiB.
+        /// Requests in flight on one clone, a power of two. Each takes 2 MiB of buffers.
         depth: u16,
     },
 }
@@ -141,9 +141,13 @@ pub struct Local {
     pub read_only: bool,
     /// Let the host collect writes; nobody else may change the directory then. Default: false.
     pub writeback: bool,
-    /// Descriptors of files that are kept open between requests, at most. Default: 4096.
+    /// Let the host check POSIX ACLs. Default: true.
+    pub acl: bool,
+    /// Pass `O_DIRECT` on to the directory's file system. Default: true.
+    pub direct_io: bool,
+    /// Descriptors of files that are kept open between requests, at most. Default: 8192.
     pub descriptors: u32,
-    /// Threads for what io_uring cannot do. Default: 2.
+    /// Threads for what io_uring cannot do. Default: 4.
     pub workers: u16,
     /// Let the kernel poll the io_uring from a thread of its own: no system call per request, one more busy core.
     /// Default: false.
