@@ -262,8 +262,9 @@ impl FrontEnd {
         let wanted = F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX | F_PROTOCOL_FEATURES;
         assert_eq!(features, wanted);
         let protocol = self.number(GET_PROTOCOL_FEATURES);
-        self.tell(SET_PROTOCOL_FEATURES, &protocol.to_ne_bytes(), &[]);
+        // As User-Mode Linux does: this message wants a reply, too.
         self.acknowledged = true;
+        self.tell(SET_PROTOCOL_FEATURES, &protocol.to_ne_bytes(), &[]);
         self.tell(SET_FEATURES, &features.to_ne_bytes(), &[]);
         ProtocolFeatures::from_bits(protocol).unwrap()
     }

@@ -144,15 +144,17 @@ impl Device {
     }
 
     fn offered(&self) -> ProtocolFeatures {
+        // BACKEND_REQ for User-Mode Linux, which sets up its interrupts only with it; nothing is sent there.
         let mut offered = ProtocolFeatures::MQ
             | ProtocolFeatures::REPLY_ACK
+            | ProtocolFeatures::BACKEND_REQ
             | ProtocolFeatures::CONFIG
             | ProtocolFeatures::INFLIGHT_SHMFD
             | ProtocolFeatures::RESET_DEVICE
             | ProtocolFeatures::CONFIGURE_MEM_SLOTS
             | ProtocolFeatures::STATUS;
         if self.inband {
-            offered |= ProtocolFeatures::BACKEND_REQ | ProtocolFeatures::INBAND_NOTIFICATIONS;
+            offered |= ProtocolFeatures::INBAND_NOTIFICATIONS;
         }
         offered
     }

@@ -192,8 +192,9 @@ impl Server {
             return Ok(());
         };
         let header = message.header;
-        let told = header.needs_reply() && self.device.acknowledges();
         let result = self.device.handle(message);
+        // Asked afterwards: User-Mode Linux wants a reply to the very message that agrees on replies.
+        let told = header.needs_reply() && self.device.acknowledges();
         // What nobody took is closed before the reply, so that the front-end finds it so.
         message.fds.clear();
         match result {
