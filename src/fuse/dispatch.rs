@@ -1,16 +1,13 @@
 //! Decoding: from the bytes of a request to one call of the backend.
 
-use core::ffi::CStr;
-
-use zerocopy::{FromBytes, IntoBytes};
-
 use super::fs::FileSystem;
+use super::parse::{
+    TOTAL_EXTLEN_MINOR, Tail, arguments, creation, name, rest, set_attr, string, xattr_name,
+};
 use super::reply::Reply;
 use super::session::Session;
-use super::types::{
-    Caller, Creation, Fh, Lock, LockRequest, Name, NodeId, Request, SetAttr, SetTime,
-};
-use crate::mem::{Arena, OutOfMemory, RequestTable, Slot, Token, TooShort};
+use super::types::{Caller, Fh, Lock, LockRequest, Name, NodeId, Request};
+use crate::mem::{Arena, OutOfMemory, RequestTable, Slot, Token};
 use crate::wire::errno::Errno;
 use crate::wire::fuse::*;
 use crate::wire::open_flags::OpenFlags;
@@ -150,7 +147,9 @@ impl Dispatcher {
         mut slot: Slot,
     ) {
         let args: InterruptIn = check!(slot, arguments(&mut slot));
-        match tables.iter().find_map(|table| table.interrupt(args.unique)) {
+        let own = slot.header().unique;
+        let mut tables = tables.iter().filter(|_| args.unique != own);
+        match tables.find_map(|table| table.interrupt(args.unique)) {
             Some(target) => {
                 fs.interrupt(target);
                 // A handled INTERRUPT has no answer of its own.
@@ -193,51 +192,6 @@ impl Dispatcher {
             }
             _ => {}
         }
-    }
-}
-
-/// Copy out an operation's argument structure.
-#[inline]
-fn arguments<T: FromBytes + IntoBytes + Copy>(slot: &mut Slot) -> Result<T, Errno> {
-    slot.segments_mut()
-        .read_value()
-        .map_err(|TooShort| Errno::EINVAL)
-}
-
-/// Copy out all that is left of a request.
-fn rest<'s>(slot: &mut Slot, scratch: &'s mut [u8]) -> Result<&'s [u8], Errno> {
-    let len = slot.segments().readable_len();
-    let bytes = scratch.get_mut(..len).ok_or(Errno::E2BIG)?;
-    slot.segments_mut()
-        .read_front(bytes)
-        .map_err(|TooShort| Errno::EINVAL)?;
-    Ok(bytes)
-}
-
-/// Take a terminated string from the front.
-fn string<'a>(bytes: &mut &'a [u8]) -> Result<&'a CStr, Errno> {
-    let string = CStr::from_bytes_until_nul(bytes).map_err(|_| Errno::EINVAL)?;
-    *bytes = &bytes[string.count_bytes() + 1..];
-    Ok(string)
-}
-
-/// Take the name of an existing or new entry from the front; "." and ".." are none.
-fn name<'a>(bytes: &mut &'a [u8]) -> Result<Name<'a>, Errno> {
-    let name = Name::new(string(bytes)?)?;
-    if name.is_dots() {
-        Err(Errno::EINVAL)
-    } else {
-        Ok(name)
-    }
-}
-
-/// Take the name of an extended attribute from the front.
-fn xattr_name<'a>(bytes: &mut &'a [u8]) -> Result<&'a CStr, Errno> {
-    let name = string(bytes)?;
-    match name.count_bytes() {
-        0 => Err(Errno::EINVAL),
-        1..=255 => Ok(name),
-        _ => Err(Errno::ERANGE),
     }
 }
 
@@ -355,8 +309,14 @@ impl Call<'_> {
                 }
                 let source = (node, Fh(args.fh_in), args.off_in);
                 let destination = (NodeId(args.nodeid_out), Fh(args.fh_out), args.off_out);
+                // The older form cannot answer with more; whole pages, so that the rest begins on one.
+                let len = if opcode == Opcode::COPY_FILE_RANGE {
+                    args.len.min(u64::from(!4095_u32))
+                } else {
+                    args.len
+                };
                 self.fs
-                    .copy_file_range(rq, source, destination, args.len, Reply::new(slot));
+                    .copy_file_range(rq, source, destination, len, Reply::new(slot));
             }
             Opcode::GETLK | Opcode::SETLK | Opcode::SETLKW => {
                 let args: LkIn = check!(slot, arguments(&mut slot));
@@ -521,18 +481,26 @@ impl Call<'_> {
         }
     }
 
+    /// Say where the extensions of a create begin that has so many names.
+    fn tail(&self, slot: &Slot, names: usize) -> Tail {
+        let contexts = self.session.flags().contains(InitFlags::SECURITY_CTX);
+        if contexts && self.session.minor() < TOTAL_EXTLEN_MINOR {
+            Tail::Behind(names)
+        } else {
+            Tail::Last(usize::from(slot.header().total_extlen) * 8)
+        }
+    }
+
     /// Decode the operations that make a node; they may carry extensions.
     fn decode_create(self, opcode: Opcode, mut slot: Slot, scratch: &mut [u8]) {
         let (rq, node) = (&self.rq, self.node);
-        let extensions = usize::from(slot.header().total_extlen) * 8;
+        let names = if opcode == Opcode::SYMLINK { 2 } else { 1 };
+        let tail = self.tail(&slot, names);
         match opcode {
             Opcode::MKNOD => {
                 let args: MknodIn = check!(slot, arguments(&mut slot));
                 let mut bytes = check!(slot, rest(&mut slot, scratch));
-                let how = check!(
-                    slot,
-                    creation(&mut bytes, extensions, args.mode, args.umask)
-                );
+                let how = check!(slot, creation(&mut bytes, tail, args.mode, args.umask));
                 let name = check!(slot, name(&mut bytes));
                 self.fs
                     .mknod(rq, node, name, args.rdev, &how, Reply::new(slot));
@@ -540,16 +508,13 @@ impl Call<'_> {
             Opcode::MKDIR => {
                 let args: MkdirIn = check!(slot, arguments(&mut slot));
                 let mut bytes = check!(slot, rest(&mut slot, scratch));
-                let how = check!(
-                    slot,
-                    creation(&mut bytes, extensions, args.mode, args.umask)
-                );
+                let how = check!(slot, creation(&mut bytes, tail, args.mode, args.umask));
                 let name = check!(slot, name(&mut bytes));
                 self.fs.mkdir(rq, node, name, &how, Reply::new(slot));
             }
             Opcode::SYMLINK => {
                 let mut bytes = check!(slot, rest(&mut slot, scratch));
-                let how = check!(slot, creation(&mut bytes, extensions, 0o120_777, 0));
+                let how = check!(slot, creation(&mut bytes, tail, 0o120_777, 0));
                 let name = check!(slot, name(&mut bytes));
                 let target = check!(slot, string(&mut bytes));
                 match target.count_bytes() {
@@ -565,10 +530,7 @@ impl Call<'_> {
                 let args: CreateIn = check!(slot, arguments(&mut slot));
                 let flags = self.flags(args.flags);
                 let mut bytes = check!(slot, rest(&mut slot, scratch));
-                let how = check!(
-                    slot,
-                    creation(&mut bytes, extensions, args.mode, args.umask)
-                );
+                let how = check!(slot, creation(&mut bytes, tail, args.mode, args.umask));
                 if opcode == Opcode::CREATE {
                     let name = check!(slot, name(&mut bytes));
                     let kill = args.open_flags & OPEN_KILL_SUIDGID != 0;
@@ -582,55 +544,5 @@ impl Call<'_> {
             // DAX needs a window, which no device here has; the rest was decoded before.
             _ => Reply::<()>::new(slot).err(Errno::ENOSYS),
         }
-    }
-}
-
-/// Split the extensions from the end of a create and parse them.
-fn creation<'a>(
-    bytes: &mut &'a [u8],
-    extensions: usize,
-    mode: u32,
-    umask: u32,
-) -> Result<Creation<'a>, Errno> {
-    let names = bytes.len().checked_sub(extensions).ok_or(Errno::EINVAL)?;
-    let (front, area) = bytes.split_at(names);
-    *bytes = front;
-    let ext = CreateExt::parse(area).map_err(|BadExt| Errno::EINVAL)?;
-    Ok(Creation {
-        mode,
-        umask,
-        group: ext.group,
-        security: ext.security,
-    })
-}
-
-fn set_attr(args: &SetattrIn) -> SetAttr {
-    let valid = SetattrValid::from_bits_truncate(args.valid);
-    let time = |at, now, seconds, nanoseconds| {
-        if valid.contains(now) {
-            Some(SetTime::Now)
-        } else {
-            valid
-                .contains(at)
-                .then_some(SetTime::At(seconds, nanoseconds))
-        }
-    };
-    let (at, mt, ct) = (
-        SetattrValid::ATIME,
-        SetattrValid::MTIME,
-        SetattrValid::CTIME,
-    );
-    SetAttr {
-        mode: valid.contains(SetattrValid::MODE).then_some(args.mode),
-        uid: valid.contains(SetattrValid::UID).then_some(args.uid),
-        gid: valid.contains(SetattrValid::GID).then_some(args.gid),
-        size: valid.contains(SetattrValid::SIZE).then_some(args.size),
-        atime: time(at, SetattrValid::ATIME_NOW, args.atime, args.atimensec),
-        mtime: time(mt, SetattrValid::MTIME_NOW, args.mtime, args.mtimensec),
-        ctime: valid
-            .contains(ct)
-            .then_some(SetTime::At(args.ctime, args.ctimensec)),
-        fh: valid.contains(SetattrValid::FH).then_some(Fh(args.fh)),
-        kill_suidgid: valid.contains(SetattrValid::KILL_SUIDGID),
     }
 }

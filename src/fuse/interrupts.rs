@@ -36,6 +36,7 @@ impl Interrupts {
     #[inline]
     pub(super) fn drain(&self, seen: &mut u64, mut heard: impl FnMut(u64)) {
         let written = self.written.load(Ordering::Acquire);
+        *seen = (*seen).max(written.saturating_sub(DEPTH as u64));
         while *seen < written {
             heard(self.uniques[*seen as usize % DEPTH].load(Ordering::Relaxed));
             *seen += 1;
@@ -63,5 +64,7 @@ mod tests {
         interrupts.post(9);
         assert_eq!(hear(&mut one), [9]);
         assert_eq!(hear(&mut other), [5, 7, 9]);
+        (100..200).for_each(|unique| interrupts.post(unique));
+        assert!(hear(&mut one).into_iter().eq(200 - DEPTH as u64..200));
     }
 }

@@ -17,6 +17,7 @@ mod dispatch;
 mod fs;
 mod interrupts;
 mod negotiate;
+mod parse;
 mod reply;
 mod session;
 mod types;

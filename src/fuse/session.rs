@@ -12,6 +12,9 @@ use crate::wire::errno::Errno;
 use crate::wire::fuse::{COMPAT_INIT_IN_LEN, InitFlags, InitIn, InitOut, KERNEL_VERSION};
 use crate::wire::open_flags::ClientArch;
 
+/// Bytes of [`InitIn`] since ABI 7.36.
+const INIT_IN_LEN: usize = size_of::<InitIn>();
+
 /// Be the part of a backend that the cores of a device share.
 pub trait Volume: Sync {
     /// Drop every lookup count and every open file: the host unmounted, rebooted or is gone.
@@ -96,10 +99,11 @@ impl Session {
     /// Begin a session: decode INIT, end a session that still stands, negotiate.
     pub(super) fn init(&self, slot: &mut Slot, fs: &dyn FileSystem) -> Result<InitOut, Errno> {
         let mut init = InitIn::default();
-        let sent = slot.segments().readable_len().min(size_of::<InitIn>());
-        if sent < COMPAT_INIT_IN_LEN {
-            return Err(Errno::EINVAL);
-        }
+        let sent = match slot.segments().readable_len() {
+            0..COMPAT_INIT_IN_LEN => return Err(Errno::EINVAL),
+            COMPAT_INIT_IN_LEN..INIT_IN_LEN => COMPAT_INIT_IN_LEN,
+            _ => INIT_IN_LEN,
+        };
         let bytes = &mut init.as_mut_bytes()[..sent];
         slot.segments_mut()
             .read_front(bytes)

@@ -217,6 +217,15 @@ impl<F: FileSystem> Bed<F> {
             .expect("a free entry in the request table")
     }
 
+    /// Send any bytes in any segments to a backend that answers at once, and give the answer.
+    ///
+    /// # Panics
+    /// When the request has not ended.
+    pub fn run(&mut self, layout: &Layout) -> Answer {
+        let ticket = self.send_layout(layout);
+        self.answer(ticket).expect("a request that ended at once")
+    }
+
     /// Send any bytes in any segments; `None` when the request table is full.
     pub fn try_send(&mut self, layout: &Layout) -> Option<Ticket> {
         let mut slot = self.tables[0].take()?;

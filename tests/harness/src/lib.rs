@@ -19,11 +19,14 @@
 //! for the reply, the reply's header names the request and its length. A breach panics, so tests and fuzz targets
 //! need not ask. The memory of a bed is never given back; a fuzz target makes one and keeps it.
 
+pub mod answers;
 mod bed;
 mod memory;
 mod message;
+mod recorder;
 pub mod samples;
 
 pub use bed::{Answer, Bed, CountingVolume, Setup, Ticket};
 pub use memory::Layout;
 pub use message::Message;
+pub use recorder::{Mode, Recorder};

@@ -140,7 +140,10 @@ impl Exchange {
 
     /// Give the request and its reply of `written` bytes, and check that nothing else changed.
     pub(crate) fn take_back(self, written: usize) -> (Vec<u8>, Vec<u8>) {
-        let gather = |blocks: &[Block]| blocks.iter().flat_map(Block::content).collect::<Vec<u8>>();
+        let gather = |blocks: &[Block]| {
+            let pieces: Vec<_> = blocks.iter().map(Block::content).collect();
+            pieces.concat()
+        };
         assert_eq!(
             gather(&self.readable),
             self.request,
