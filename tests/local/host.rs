@@ -88,7 +88,6 @@ impl Host {
         config.descriptors = 256;
         change(&mut config);
         let volume = LocalVolume::open(config).unwrap();
-        volume.start().unwrap();
         let setup = Setup {
             volume,
             depth: 32,

@@ -17,7 +17,7 @@ use super::job::{BUFFER, Job};
 use super::volume::{LocalVolume, OpenError};
 use crate::mem::{Arena, OutOfMemory, SharedRing};
 use crate::sys::eventfd::EventFd;
-use crate::sys::{creds, map};
+use crate::sys::{affinity, creds, map};
 
 /// Most requests in flight of a device, over all its cores.
 pub const REQUESTS: u32 = 1 << 16;
@@ -121,6 +121,7 @@ pub struct Pool {
     /// Number of times that sleepers were called, so that none misses its call.
     calls: Mutex<u64>,
     call: Condvar,
+    started: Mutex<bool>,
 }
 
 impl Pool {
@@ -137,14 +138,19 @@ impl Pool {
             sleeping: AtomicU32::new(0),
             calls: Mutex::new(0),
             call: Condvar::new(),
+            started: Mutex::new(false),
         })
     }
 
-    /// Start the threads.
+    /// Start the threads, unless they run already.
     ///
     /// # Errors
     /// [`OpenError::Worker`] when one cannot be started, or cannot have a directory of its own.
     pub fn start(&self, volume: &'static LocalVolume) -> Result<(), OpenError> {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        if *started {
+            return Ok(());
+        }
         let ready: &'static (Mutex<_>, Condvar) =
             Box::leak(Box::new((Mutex::new(Ok(0)), Condvar::new())));
         let (count, changed) = ready;
@@ -171,7 +177,10 @@ impl Pool {
         let mut ready = count.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match *ready {
-                Ok(count) if count == workers => return Ok(()),
+                Ok(count) if count == workers => {
+                    *started = true;
+                    return Ok(());
+                }
                 Ok(_) => ready = changed.wait(ready).unwrap_or_else(PoisonError::into_inner),
                 Err(error) => return Err(OpenError::Worker(error.to_string())),
             }
@@ -229,8 +238,12 @@ impl Pool {
     }
 }
 
-/// Give the calling worker a directory of its own, where descriptors have names, and a umask of its own.
+/// Prepare the calling worker: let it run beside the core that started it, in a directory of its own, where descriptors
+/// have names, with a umask of its own.
 fn prepare(volume: &LocalVolume) -> crate::sys::Result<()> {
+    if let Some(cores) = &volume.cores {
+        affinity::allow(cores)?;
+    }
     creds::unshare_directory()?;
     creds::enter_directory(volume.links.raw())?;
     creds::set_umask(0);

@@ -19,6 +19,7 @@ use super::pool::{Mailbox, Pool, REQUESTS};
 use super::{Cache, Config, Local};
 use crate::fuse::{NodeId, Volume};
 use crate::mem::{NodeTable, OpenFileTable};
+use crate::sys::affinity::{self, Cores};
 use crate::sys::creds::Capabilities;
 use crate::sys::fd::Fd;
 use crate::sys::{file, map, stat};
@@ -91,6 +92,8 @@ pub struct LocalVolume {
     /// A file of another device than the root's was looked up.
     pub(super) foreign: AtomicBool,
     pub(super) worker_capabilities: OnceLock<Capabilities>,
+    /// Where workers may run: where the thread that opened the volume may, not on the polling core alone.
+    pub(super) cores: Option<Cores>,
     epoch: AtomicU32,
     /// Requests in flight that cores were made for.
     requests: AtomicU32,
@@ -180,6 +183,7 @@ impl LocalVolume {
             hold_limit: hold_limit as u32,
             foreign: AtomicBool::new(false),
             worker_capabilities: OnceLock::new(),
+            cores: affinity::allowed().ok(),
             epoch: AtomicU32::new(0),
             requests: AtomicU32::new(0),
             config,
@@ -187,6 +191,7 @@ impl LocalVolume {
         Ok(Box::leak(Box::new(volume)))
     }
 
+<<<<<<< HEAD
     /// Give the bytes that the tables of a directory with these capacities take.
     pub const fn footprint(nodes: u32, open_files: u32, descriptors: u32) -> usize {
         NodeTable::<Key, Value>::footprint(nodes)
@@ -205,10 +210,15 @@ impl LocalVolume {
     }
 
     /// Make the instance of one core, on its thread, for `slots` requests in flight.
+=======
+    /// Make the instance of one core, on its thread, for `slots` requests in flight. The first one starts the worker
+    /// threads, which are thus subject to all that the process gave up before.
+>>>>>>> 92b6f8a (local: the first core starts the workers, free to run anywhere)
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn attach(&'static self, slots: u32) -> Result<Local, OpenError> {
+        self.pool.start(self)?;
         Local::new(self, slots)
     }
 
