@@ -93,13 +93,17 @@ impl Arena {
 
 #[cfg(all(test, feature = "std"))]
 pub(crate) fn test_arena(bytes: usize) -> Arena {
+    use core::sync::atomic::AtomicPtr;
+    /// Keeps what tests leak in reach, or Miri would report it.
+    static LEAKED: std::sync::Mutex<std::vec::Vec<AtomicPtr<u8>>> =
+        std::sync::Mutex::new(std::vec::Vec::new());
+
     // Bytes rather than `MaybeUninit`, which the standard library would fill one by one.
     let memory = std::vec![0u8; bytes].leak();
+    let base = memory.as_mut_ptr();
+    LEAKED.lock().unwrap().push(AtomicPtr::new(base));
     // SAFETY: the memory is zero, leaked and nobody else's.
-    unsafe {
-        let base = memory.as_mut_ptr().cast::<MaybeUninit<u8>>();
-        Arena::new(core::slice::from_raw_parts_mut(base, bytes))
-    }
+    unsafe { Arena::new(core::slice::from_raw_parts_mut(base.cast(), bytes)) }
 }
 
 #[cfg(all(test, feature = "std"))]

@@ -120,6 +120,18 @@ impl<K: NodeKey + Send + Sync, V: Send> NodeTable<K, V> {
         root_key: K,
         root_value: V,
     ) -> Result<&'static Self, OutOfMemory> {
+        let shard_bits = shard_bits(capacity);
+        Self::with_shards(arena, capacity, shard_bits, seed, root_key, root_value)
+    }
+
+    fn with_shards(
+        arena: &Arena,
+        capacity: u32,
+        shard_bits: u32,
+        seed: u64,
+        root_key: K,
+        root_value: V,
+    ) -> Result<&'static Self, OutOfMemory> {
         let capacity = capacity.clamp(1, u32::MAX - 1);
         let entries: &'static [Entry<K, V>] = sync::table(arena, capacity as usize + 1)?;
         let root = &entries[ROOT as usize];
@@ -135,12 +147,12 @@ impl<K: NodeKey + Send + Sync, V: Send> NodeTable<K, V> {
         let table = Self {
             entries,
             buckets: sync::table(arena, 1 << bucket_bits(capacity))?,
-            shards: sync::table(arena, 1 << shard_bits(capacity))?,
+            shards: sync::table(arena, 1 << shard_bits)?,
             pool: SpinLock::new(FreeList::new(ROOT + 1, capacity + 1)),
             root_key,
             seed,
             index_bits: u32::BITS - capacity.leading_zeros(),
-            shard_bits: shard_bits(capacity),
+            shard_bits,
             bucket_bits: bucket_bits(capacity),
         };
         Ok(arena.place(table)?)

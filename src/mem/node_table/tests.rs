@@ -16,6 +16,12 @@ fn table(capacity: u32) -> &'static Table {
     NodeTable::new(&arena, capacity, 0x5eed, ROOT_KEY, 0).unwrap()
 }
 
+/// Make a table whose shards are smaller than those of real ones, so that an interpreter can work through them.
+fn sharded(capacity: u32) -> &'static Table {
+    let arena = test_arena(Table::footprint(capacity) + 8 * size_of::<Shard>());
+    NodeTable::with_shards(&arena, capacity, 3, 0x5eed, ROOT_KEY, 0).unwrap()
+}
+
 /// Give more of the same numbers for each seed.
 fn random(state: &mut u64) -> u64 {
     *state ^= *state << 13;
@@ -76,8 +82,7 @@ fn a_full_table_serves_what_it_holds_and_takes_more_when_it_drains() {
 
 #[test]
 fn made_up_nodeids_find_nothing() {
-    for capacity in [4, 5000] {
-        let table = table(capacity);
+    for table in [table(4), sharded(20)] {
         let id = table.look_up(7, || 70, 0).unwrap();
         let gone = table.look_up(8, || 80, 0).unwrap();
         table.forget(gone, 1);
@@ -99,7 +104,7 @@ fn made_up_nodeids_find_nothing() {
 
 #[test]
 fn a_reset_drops_all_but_what_is_open() {
-    let table = table(5000);
+    let table = sharded(150);
     let ids: Vec<u64> = (0..100)
         .map(|key| table.look_up(key, || key, 0).unwrap())
         .collect();
@@ -116,6 +121,28 @@ fn a_reset_drops_all_but_what_is_open() {
     assert!(table.look_up(1, || 1, 1).is_ok());
     table.reset(0, |_| unreachable!("an older session ended before"));
     assert_eq!(table.len(), 2);
+}
+
+#[test]
+fn a_reset_that_is_overtaken_leaves_the_newer_session_alone() {
+    let table = sharded(150);
+    for key in 0..70 {
+        table.look_up(key, || key, 0).unwrap();
+    }
+    let mut dropped = 0;
+    let mut overtaken = false;
+    table.reset(1, |_| {
+        dropped += 1;
+        if !overtaken {
+            overtaken = true;
+            table.reset(2, |_| dropped += 1);
+            for key in 0..70 {
+                table.look_up(key, || key, 2).unwrap();
+            }
+        }
+    });
+    assert_eq!((dropped, table.len()), (70, 71));
+    assert!(table.look_up(0, || unreachable!(), 2).is_ok());
 }
 
 #[test]
@@ -152,7 +179,7 @@ fn a_million_nodes() {
 #[test]
 fn threads_leave_nothing_behind() {
     let rounds = if cfg!(miri) { 60 } else { 30_000 };
-    let table = table(5000);
+    let table = sharded(20);
     let made: Vec<AtomicU32> = (0..4 * rounds).map(|_| AtomicU32::new(0)).collect();
     let next = AtomicU32::new(0);
     let make = || {
@@ -194,9 +221,8 @@ fn threads_leave_nothing_behind() {
 /// Lookups of an old session race its end; those of each next one begin when the reset returned.
 #[test]
 fn a_session_that_ends_leaves_nothing_behind() {
-    // An interpreter is slow to walk the buckets of a large table.
     let (sessions, capacity) = if cfg!(miri) { (3, 40) } else { (200, 5000) };
-    let table = table(capacity);
+    let table = sharded(capacity);
     let epoch = AtomicU32::new(0);
     std::thread::scope(|scope| {
         for seed in 1..3u64 {
@@ -360,8 +386,8 @@ proptest! {
     })]
 
     #[test]
-    fn it_does_what_a_hash_map_does(ops in proptest::collection::vec(op(), 0..150)) {
-        let table = table(8);
+    fn it_does_what_a_hash_map_does(shards: bool, ops in proptest::collection::vec(op(), 0..150)) {
+        let table = if shards { sharded(8) } else { table(8) };
         let (mut model, mut given) = (Model::default(), Vec::new());
         for op in ops {
             model.apply(table, op, &mut given);

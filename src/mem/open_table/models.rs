@@ -44,6 +44,17 @@ fn a_file_that_is_closed_under_reads_is_disposed_of_once_and_its_entry_reused() 
 }
 
 #[test]
+fn a_handle_that_is_guessed_shows_its_file_whole() {
+    model(None, || {
+        let table = table(1);
+        let reader = thread::spawn(move || read(table, 1 << LOW_BITS | 1));
+        let fh = table.insert(5, 0).unwrap();
+        assert_eq!(fh, 1 << LOW_BITS | 1, "the guess is right");
+        assert_eq!(reader.join().unwrap(), None);
+    });
+}
+
+#[test]
 fn the_last_of_two_readers_disposes() {
     model(None, || {
         let table = table(1);
