@@ -191,7 +191,6 @@ impl LocalVolume {
         Ok(Box::leak(Box::new(volume)))
     }
 
-<<<<<<< HEAD
     /// Give the bytes that the tables of a directory with these capacities take.
     pub const fn footprint(nodes: u32, open_files: u32, descriptors: u32) -> usize {
         NodeTable::<Key, Value>::footprint(nodes)
@@ -200,20 +199,8 @@ impl LocalVolume {
             + Pool::FOOTPRINT
     }
 
-    /// Start the worker threads: after the process shut itself in, before the first [`Self::attach`], on a thread that
-    /// is bound to no core.
-    ///
-    /// # Errors
-    /// [`OpenError::Worker`].
-    pub fn start(&'static self) -> Result<(), OpenError> {
-        self.pool.start(self)
-    }
-
-    /// Make the instance of one core, on its thread, for `slots` requests in flight.
-=======
     /// Make the instance of one core, on its thread, for `slots` requests in flight. The first one starts the worker
     /// threads, which are thus subject to all that the process gave up before.
->>>>>>> 92b6f8a (local: the first core starts the workers, free to run anywhere)
     ///
     /// # Errors
     /// [`OpenError`].
