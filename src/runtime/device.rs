@@ -13,15 +13,6 @@ use crate::sys::map;
 
 /// Be a file system that the daemon can serve.
 pub trait Backend: Volume + Send {
-    /// Start what the cores share, threads of its own for instance: inside of the sandbox, before the first
-    /// [`Self::attach`], on a thread that is bound to no core.
-    ///
-    /// # Errors
-    /// What is missing, in words.
-    fn start(&'static self) -> Result<(), String> {
-        Ok(())
-    }
-
     /// Make the instance of one core, on that core's thread, for `slots` requests in flight.
     ///
     /// # Errors

@@ -34,10 +34,6 @@ impl Backend for Null {
 }
 
 impl Backend for LocalVolume {
-    fn start(&'static self) -> Result<(), String> {
-        Self::start(self).map_err(|error| error.to_string())
-    }
-
     fn attach(&'static self, slots: u32) -> Result<Box<dyn FileSystem>, String> {
         let local = Self::attach(self, slots).map_err(|error| error.to_string())?;
         Ok(Box::new(local))

@@ -73,10 +73,6 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let warden = Warden::post(tasks);
     let warden = warden.map_err(|error| ServeError(format!("a child that cleans up: {error}")))?;
     sandbox::enter(config).map_err(|error| ServeError(error.to_string()))?;
-    for device in &devices {
-        let begun = device.backend.start();
-        begun.map_err(|why| ServeError(format!("device {:?}: {why}", device.tag)))?;
-    }
     let mut cores = Cores::share(&mut devices, config, stats);
     let mut started = cores.start(config.runtime.polling);
     for device in &mut devices {
