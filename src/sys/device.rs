@@ -16,19 +16,6 @@ pub fn open(path: &CStr) -> Result<Fd> {
     Ok(unsafe { Fd::from_raw(raw) })
 }
 
-/// Make reads return `EAGAIN` instead of waiting.
-///
-/// # Errors
-/// As fcntl(2).
-pub fn set_nonblocking(fd: i32) -> Result<()> {
-    // SAFETY: plain calls.
-    unsafe {
-        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
-        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK))?;
-    }
-    Ok(())
-}
-
 /// Do a device-specific operation that takes the address of one number.
 ///
 /// # Safety

@@ -21,7 +21,6 @@ pub mod memfd;
 pub mod mount;
 pub mod names;
 pub mod sandbox;
-pub mod scm;
 pub mod signal;
 pub mod socket;
 pub mod stat;

@@ -20,7 +20,7 @@ use crate::hal::Events;
 use crate::log::debug;
 use crate::sys::fd::Fd;
 use crate::sys::mount as sys_mount;
-use crate::sys::{self, device, identity, scm};
+use crate::sys::{self, device, identity, socket};
 use crate::wire::errno::Errno;
 
 /// The kernel's FUSE device.
@@ -138,7 +138,7 @@ pub fn mount(
     let shared = Shared::new(events);
     let queues = (0..config.queues).map(|_| {
         let clone = clone_device(&mount.device)?;
-        device::set_nonblocking(clone.raw())?;
+        socket::set_nonblocking(clone.raw())?;
         FuseQueue::new(clone, Arc::clone(&shared), config.depth, config.max_write)
     });
     let queues = queues.collect::<sys::Result<Vec<_>>>();
@@ -229,11 +229,12 @@ fn helper(config: &Config, mountpoint: &Path) -> Result<Fd, MountError> {
     if !output.status.success() {
         return Err(MountError::Refused(words(&output.stderr)));
     }
-    match scm::receive(ours.as_raw_fd(), &mut [0]) {
-        Ok(Some(device)) => Ok(device),
-        Ok(None) => Err(MountError::Refused("sent no device".to_string())),
-        Err(error) => Err(MountError::Refused(format!("sent no device: {error}"))),
-    }
+    // It has ended, so what it sent is here.
+    let mut device = None;
+    let received = socket::receive(ours.as_raw_fd(), &mut [0], |fd| device = Some(fd));
+    let none = || MountError::Refused("sent no device".to_string());
+    received.map_err(|_| none())?;
+    device.ok_or_else(none)
 }
 
 /// Give what the helper said, without its name in front.

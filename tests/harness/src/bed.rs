@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use dpfs::fuse::{Dispatcher, FileSystem, Limits, Session, Volume};
-use dpfs::mem::{Arena, RequestTable, Token};
-use dpfs::sys::time::Instant;
+use dpfs::fuse::{FileSystem, Limits, Session, Volume};
+use dpfs::mem::Token;
 use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::{
     InHeader, InitFlags, InitIn, InitOut, KERNEL_MINOR_VERSION, KERNEL_VERSION, OUT_HEADER_LEN,
@@ -18,6 +17,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::memory::{Exchange, Layout};
 use crate::message::Message;
+use crate::serve::Parts;
 
 /// How long [`Bed::wait`] is patient.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -111,9 +111,7 @@ impl Answer {
 pub struct Bed<F> {
     /// The backend.
     pub fs: F,
-    session: &'static Session,
-    dispatcher: Dispatcher,
-    tables: [&'static RequestTable; 1],
+    parts: Parts,
     flying: HashMap<u64, Exchange>,
     landed: HashMap<u64, Answer>,
     next_token: u64,
@@ -141,18 +139,13 @@ impl<F: FileSystem> Bed<F> {
 
     /// Make another core of the same device.
     pub fn sibling<G: FileSystem>(&self, fs: G, depth: u16) -> Bed<G> {
-        Bed::core(fs, self.session, depth)
+        Bed::core(fs, self.parts.session, depth)
     }
 
     fn core(fs: F, session: &'static Session, depth: u16) -> Self {
-        let bytes = Dispatcher::FOOTPRINT + RequestTable::footprint(depth) + 4096;
-        // SAFETY: the box is zeroed.
-        let arena = unsafe { Arena::new(Box::leak(Box::<[u8]>::new_zeroed_slice(bytes))) };
         Self {
             fs,
-            session,
-            dispatcher: Dispatcher::new(session, &arena).expect("reserved"),
-            tables: [RequestTable::new(&arena, depth, 0).expect("reserved")],
+            parts: Parts::new(session, depth),
             flying: HashMap::new(),
             landed: HashMap::new(),
             next_token: 0,
@@ -162,7 +155,7 @@ impl<F: FileSystem> Bed<F> {
 
     /// Give the device's session.
     pub fn session(&self) -> &'static Session {
-        self.session
+        self.parts.session
     }
 
     /// Give the number of requests that are not yet answered.
@@ -228,22 +221,20 @@ impl<F: FileSystem> Bed<F> {
 
     /// Send any bytes in any segments; `None` when the request table is full.
     pub fn try_send(&mut self, layout: &Layout) -> Option<Ticket> {
-        let mut slot = self.tables[0].take()?;
+        let mut slot = self.parts.tables[0].take()?;
         let token = self.next_token;
         self.next_token += 1;
         let exchange = Exchange::new(layout);
         exchange.lend(slot.segments_mut());
         self.flying.insert(token, exchange);
-        self.dispatcher
-            .dispatch(&mut self.fs, &self.tables, slot, Token(token), token);
+        self.parts.dispatch(&mut self.fs, slot, Token(token), token);
         self.collect();
         Some(Ticket(token))
     }
 
     /// Run one round of the core: interrupts of other cores, then the backend.
     pub fn round(&mut self) -> bool {
-        self.dispatcher.poll_interrupts(&mut self.fs, &self.tables);
-        let progress = self.fs.poll(Instant::now());
+        let progress = self.parts.poll(&mut self.fs);
         self.collect();
         progress
     }
@@ -281,7 +272,7 @@ impl<F: FileSystem> Bed<F> {
 
     /// Take what ended out of the table and hold it against the protocol.
     fn collect(&mut self) {
-        while let Some(finished) = self.tables[0].finished() {
+        while let Some(finished) = self.parts.tables[0].finished() {
             let exchange = self.flying.remove(&finished.token.0);
             let exchange = exchange.expect("a request that ended once");
             let (request, bytes) = exchange.take_back(finished.written as usize);
@@ -293,7 +284,7 @@ impl<F: FileSystem> Bed<F> {
             self.landed.insert(finished.token.0, answer);
         }
         assert_eq!(
-            self.tables[0].in_use() as usize,
+            self.parts.tables[0].in_use() as usize,
             self.flying.len(),
             "a request was lost"
         );

@@ -25,8 +25,10 @@ mod memory;
 mod message;
 mod recorder;
 pub mod samples;
+mod serve;
 
 pub use bed::{Answer, Bed, CountingVolume, Setup, Ticket};
 pub use memory::Layout;
 pub use message::Message;
 pub use recorder::{Mode, Recorder};
+pub use serve::Core;
