@@ -52,7 +52,7 @@ impl Daemon {
         );
         let file = folder.path().join("dpfs.toml");
         fs::write(&file, config).expect("a configuration");
-        let child = Command::new(env!("CARGO_BIN_EXE_dpfs"))
+        let child = Command::new(program())
             .args(["serve", "-c"])
             .arg(&file)
             .stdin(Stdio::null())
@@ -70,7 +70,7 @@ impl Daemon {
 
     /// Give the device's statistics, as `dpfs stats --json` prints them.
     pub fn stats(&self) -> serde_json::Value {
-        let out = Command::new(env!("CARGO_BIN_EXE_dpfs"))
+        let out = Command::new(program())
             .args(["stats", "--json", "--dir"])
             .arg(self.folder.path().join("run"))
             .output()
@@ -125,6 +125,11 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Give the program to test: `$DPFS`, a release build for instance, or the one that cargo built with this test.
+fn program() -> PathBuf {
+    std::env::var_os("DPFS").map_or_else(|| env!("CARGO_BIN_EXE_dpfs").into(), PathBuf::from)
 }
 
 /// Give a file of the rig.

@@ -196,6 +196,10 @@ impl Local {
     /// Ask again for locks that may be free by now, in the order in which they were asked for.
     fn retry_locks(&mut self) -> bool {
         if self.parked.is_empty() {
+            // Nobody waits, so the news is old; left standing, it would keep the core awake.
+            if self.mailbox.unlocked.load(Ordering::Relaxed) {
+                self.mailbox.unlocked.store(false, Ordering::Relaxed);
+            }
             return false;
         }
         let unlocked = self.mailbox.unlocked.swap(false, Ordering::SeqCst);
