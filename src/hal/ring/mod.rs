@@ -36,6 +36,9 @@ use mailbox::{KICK, WAKE};
 /// add another is not answered.
 pub const MAX_RETIRED: usize = 16;
 
+/// Most times in a row that a core may find nothing after a sleep before what woke it is looked at.
+const MAX_FRUITLESS: u8 = 8;
+
 /// Most bad chains that one poll answers before it lets the core go on.
 const MAX_BAD: usize = 32;
 
@@ -76,6 +79,8 @@ where
     stale: bool,
     /// A chain was taken since then.
     took: bool,
+    /// Times that the core went to sleep or tried to since then.
+    fruitless: u8,
     /// A command waits for something.
     attention: bool,
     /// Stopping: answer this command when nothing is in flight.
@@ -124,6 +129,7 @@ where
             armed: false,
             stale: false,
             took: false,
+            fruitless: 0,
             attention: false,
             draining: None,
             era: 0,
@@ -478,10 +484,16 @@ where
             return false;
         }
         if self.stale {
-            // Before the driver is asked: what it sends from then on must be found.
-            self.clear();
             self.stale = false;
-            self.took = false;
+            // Without a chain nothing was sent, most likely: the core did not sleep, or another queue woke it. A
+            // wake-up that came late costs a few rounds without sleep then, and not a system call in every round.
+            self.fruitless += 1;
+            if self.took || self.fruitless >= MAX_FRUITLESS {
+                // Before the driver is asked: what it sends from then on must be found.
+                self.clear();
+                self.took = false;
+                self.fruitless = 0;
+            }
         }
         self.armed = true;
         let idle = match &mut self.active {

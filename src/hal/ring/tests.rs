@@ -324,10 +324,10 @@ fn a_sleeping_core_is_woken_by_the_driver_and_by_the_control_side() {
     for round in 0..3 {
         let mut rounds = 0;
         while !bed.queue.arm() || readable(wait) {
-            // A stale wake-up costs a round, not more.
+            // A stale wake-up costs a few rounds, not more.
             bed.queue.disarm();
             rounds += 1;
-            assert!(rounds < 3, "sleepless at {round}");
+            assert!(rounds <= MAX_FRUITLESS, "sleepless at {round}");
         }
         assert!(send(&mut driver), "asked for a kick");
         bed.kick.notify();
@@ -351,7 +351,7 @@ fn a_sleeping_core_is_woken_by_the_driver_and_by_the_control_side() {
 }
 
 #[test]
-fn a_kick_without_a_chain_wakes_the_core_once() {
+fn a_kick_without_a_chain_wakes_the_core_a_few_times_at_most() {
     let mut bed = Bed::new();
     let (memory, _) = Memory::zeroed();
     bed.start(&memory, 0);
@@ -361,11 +361,14 @@ fn a_kick_without_a_chain_wakes_the_core_once() {
     assert!(bed.queue.arm());
     assert!(!readable(wait));
     bed.kick.notify();
-    assert!(readable(wait));
-    bed.queue.disarm();
-    assert_eq!(bed.poll(), None);
-    assert!(bed.queue.arm());
-    assert!(!readable(wait));
+    let mut wakes = 0;
+    while readable(wait) {
+        wakes += 1;
+        bed.queue.disarm();
+        assert_eq!(bed.poll(), None);
+        assert!(bed.queue.arm());
+    }
+    assert!((1..=MAX_FRUITLESS).contains(&wakes), "{wakes}");
 }
 
 #[test]
