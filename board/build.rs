@@ -132,6 +132,20 @@ fn run() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("DPFS_BOARD={board}: {file}: {error}"))?;
     let constants = constants(&text).map_err(|error| format!("{file}: {error}"))?;
     fs::write(Path::new(&env::var("OUT_DIR")?).join("board.rs"), constants)?;
+    if env::var_os("CARGO_FEATURE_DEFMT").is_some() {
+        link_deferred_log()?;
+    }
+    Ok(())
+}
+
+/// Give the strings of the deferred log their addresses, and the program's file a number by which `dpfs log` knows that
+/// it has the right strings.
+fn link_deferred_log() -> Result<(), Box<dyn Error>> {
+    let script = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("linker/defmt.ld");
+    println!("cargo::rerun-if-changed=linker/defmt.ld");
+    println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", script.display());
+    println!("cargo::rustc-link-arg-bins=-Wl,--build-id");
+    println!("cargo::rustc-link-arg-bins=-no-pie");
     Ok(())
 }
 

@@ -55,6 +55,8 @@ enum Command {
     Check(File),
     /// Show what a daemon did, by device and operation
     Stats(StatsArguments),
+    /// Show the deferred log of a daemon with the feature defmt
+    Log(LogArguments),
     /// Show what can be emulated here, and this build's limits
     Devices,
 }
@@ -76,6 +78,15 @@ struct Place {
     dir: PathBuf,
 }
 
+impl Place {
+    fn dir(&self) -> Result<PathBuf, Failure> {
+        match &self.config {
+            Some(file) => Ok(load(file)?.runtime.dir),
+            None => Ok(self.dir.clone()),
+        }
+    }
+}
+
 #[derive(Args)]
 struct StatsArguments {
     #[command(flatten)]
@@ -86,6 +97,18 @@ struct StatsArguments {
     /// Show again every SECONDS, with rates
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = seconds)]
     watch: Option<Duration>,
+}
+
+#[derive(Args)]
+struct LogArguments {
+    #[command(flatten)]
+    place: Place,
+    /// Go on and show what is logged from now on
+    #[arg(short, long)]
+    follow: bool,
+    /// The program that logged, not stripped [default: the daemon's own, or this one]
+    #[arg(long, value_name = "PATH")]
+    elf: Option<PathBuf>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -108,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Serve(file) => serve_command(&file.config),
         Command::Check(file) => check_command(&file.config),
         Command::Stats(arguments) => stats_command(&arguments),
+        Command::Log(arguments) => log_command(&arguments),
         Command::Devices => {
             print(&devices());
             Ok(())
@@ -166,10 +190,7 @@ fn check_command(file: &Path) -> Result<(), Failure> {
 }
 
 fn stats_command(arguments: &StatsArguments) -> Result<(), Failure> {
-    let dir = match &arguments.place.config {
-        Some(file) => load(file)?.runtime.dir,
-        None => arguments.place.dir.clone(),
-    };
+    let dir = arguments.place.dir()?;
     let load = || Snapshot::load(&dir).map_err(|error| (FAILED, format!("dpfs: {error}")));
     let mut earlier: Option<(Snapshot, Instant)> = None;
     loop {
@@ -193,6 +214,37 @@ fn stats_command(arguments: &StatsArguments) -> Result<(), Failure> {
         earlier = Some((snapshot, now));
         thread::sleep(interval);
     }
+}
+
+#[cfg(feature = "defmt")]
+fn log_command(arguments: &LogArguments) -> Result<(), Failure> {
+    use super::log_ring::{LogError, Reader, Strings};
+    let failed = |error: LogError| (FAILED, format!("dpfs: {error}"));
+    let mut reader = Reader::open(&arguments.place.dir()?).map_err(failed)?;
+    let program = reader.program(arguments.elf.as_deref()).map_err(failed)?;
+    let strings = Strings::of(&program).map_err(failed)?;
+    let mut decoder = strings.decoder();
+    loop {
+        for line in decoder.lines(&reader.take().map_err(failed)?) {
+            print(&(line + "\n"));
+        }
+        if !arguments.follow {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[cfg(not(feature = "defmt"))]
+fn log_command(arguments: &LogArguments) -> Result<(), Failure> {
+    // What is wrong with the arguments is wrong in every build.
+    arguments.place.dir()?;
+    Err((
+        FAILED,
+        "dpfs: this build's log is plain text on the daemon's standard error (for a service: journalctl -u dpfs); \
+         a deferred log comes with the feature defmt"
+            .into(),
+    ))
 }
 
 fn devices() -> String {

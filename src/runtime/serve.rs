@@ -61,6 +61,9 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     sandbox::raise_limits(config).map_err(|error| ServeError(error.to_string()))?;
     // Claims the folder, so that a second daemon ends before it touches anything.
     let stats = create_stats(config)?;
+    #[cfg(feature = "defmt")]
+    super::log_ring::create(&config.runtime.dir)
+        .map_err(|error| ServeError(format!("{}/log: {error}", config.runtime.dir.display())))?;
     let mut devices = Vec::new();
     for device in &config.devices {
         let opened = open(device);

@@ -16,6 +16,8 @@ pub mod file;
 pub mod identity;
 pub mod io;
 pub mod lock;
+#[cfg(feature = "defmt")]
+pub mod log_ring;
 pub mod map;
 pub mod memfd;
 pub mod mount;

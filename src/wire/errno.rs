@@ -64,6 +64,13 @@ impl core::fmt::Display for Errno {
     }
 }
 
+#[cfg(feature = "defmt")]
+impl defmt::Format for Errno {
+    fn format(&self, out: defmt::Formatter<'_>) {
+        defmt::write!(out, "{=str}({=u16})", self.name(), self.0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Errno;

@@ -549,7 +549,7 @@ impl Device {
     /// then it gets [`GRACE`] to come back with it.
     pub(super) fn disconnected(&mut self) {
         if let Err(error) = self.stop_all() {
-            log::error!("device {}: {:?}", self.tag.as_str(), error);
+            log::error!("device {}: {}", self.tag.as_str(), log::Debugged(&error));
         }
         let recorded = self.record.take().is_some();
         self.queues.forget();

@@ -110,7 +110,11 @@ impl Server {
             if matches!(end, End::Closed | End::Shutdown) {
                 log::info!("device {}: front-end gone", self.device.tag());
             } else {
-                log::warn!("device {}: front-end dropped: {:?}", self.device.tag(), end);
+                log::warn!(
+                    "device {}: front-end dropped: {}",
+                    self.device.tag(),
+                    log::Debugged(&end)
+                );
             }
             self.device.disconnected();
         }
@@ -204,10 +208,10 @@ impl Server {
             Ok(Reply::None) => Ok(()),
             Err(refusal) => {
                 log::warn!(
-                    "device {}: message {} refused: {:?}",
+                    "device {}: message {} refused: {}",
                     self.device.tag(),
                     header.request,
-                    refusal
+                    log::Debugged(&refusal)
                 );
                 // A front-end that wants to know can go on; one that does not would believe that all is well.
                 match refusal {

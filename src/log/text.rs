@@ -1,87 +1,29 @@
-//! Log lines: four macros that work in every layer, with or without `std`, and never allocate.
-//!
-//! ```text
-//! crate::log::info!("device {}: host connected, {} queues", tag, queues);
-//! ```
-//!
-//! A line is formatted into a fixed buffer on the stack and leaves with one write(2) to standard error, so lines of
-//! several cores never mix. What does not fit is cut and ends in `...`. A line below the level that was set costs one
-//! load and one branch. Logging is for events of a device's life; the path of a request counts instead.
-//!
-//! Keep to the format strings that deferred logging knows, too: positional `{}`, `{:?}`, `{:x}`, `{:#x}` and widths
-//! like `{:08x}`; no inlined names. Arguments are integers, `bool`, `&str` and this crate's own small types; anything
-//! else that implements `Display` goes through [`Show`].
+//! A line as text, on standard error.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU8, Ordering};
 
+use super::Level;
 use crate::sys;
 
 /// Bytes of the longest line, its end included.
-pub const LINE: usize = 512;
-
-/// Rank a line. A level lets through itself and what is more severe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Level {
-    /// Something is broken and stays broken until somebody acts.
-    Error = 1,
-    /// Something went wrong and was dealt with.
-    Warn = 2,
-    /// A device's life: started, connected, stopped.
-    Info = 3,
-    /// What a developer wants to see.
-    Debug = 4,
-}
-
-impl Level {
-    /// List the levels from the most severe on, as the configuration names them.
-    pub const NAMES: [(&'static str, Self); 4] = [
-        ("error", Self::Error),
-        ("warn", Self::Warn),
-        ("info", Self::Info),
-        ("debug", Self::Debug),
-    ];
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Error => "ERROR",
-            Self::Warn => "WARN ",
-            Self::Info => "INFO ",
-            Self::Debug => "DEBUG",
-        }
-    }
-}
-
-static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
-
-/// Let through lines of `level` and of those more severe. [`Level::Info`] until called.
-pub fn set_level(level: Level) {
-    LEVEL.store(level as u8, Ordering::Relaxed);
-}
-
-/// Tell whether a line of `level` is let through.
-#[inline]
-pub fn enabled(level: Level) -> bool {
-    level as u8 <= LEVEL.load(Ordering::Relaxed)
-}
-
-/// Wrap a value that has a `Display` and nothing else, so that both kinds of log take it.
-pub struct Show<'a, T: ?Sized>(pub &'a T);
-
-impl<T: fmt::Display + ?Sized> fmt::Display for Show<'_, T> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
-    }
-}
+const LINE: usize = 512;
 
 /// Write one line to standard error. The macros call it; nobody else needs to.
-#[doc(hidden)]
 pub fn line(level: Level, text: fmt::Arguments<'_>) {
     let mut line = Line::new();
     line.compose(level, sys::time::wall(), text);
     // A log that nobody can read is no reason to stop.
     let _ = sys::io::write(2, line.bytes());
+}
+
+/// Give the word that stands in a line, padded.
+const fn word(level: Level) -> &'static str {
+    match level {
+        Level::Error => "ERROR",
+        Level::Warn => "WARN ",
+        Level::Info => "INFO ",
+        Level::Debug => "DEBUG",
+    }
 }
 
 /// Collect a line; what does not fit is dropped and remembered.
@@ -114,7 +56,7 @@ impl Line {
             second / 60 % 60,
             second % 60,
             nanoseconds / 1000,
-            level.word(),
+            word(level),
         );
         let _ = self.write_fmt(text);
         if self.cut {
@@ -160,39 +102,6 @@ const fn civil(days: i64) -> (i64, u8, u8) {
     let year = year + era * 400 + if month <= 2 { 1 } else { 0 };
     (year, month as u8, of_month as u8)
 }
-
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __log {
-    ($level:ident, $($text:tt)+) => {
-        if $crate::log::enabled($crate::log::Level::$level) {
-            $crate::log::line($crate::log::Level::$level, ::core::format_args!($($text)+));
-        }
-    };
-}
-
-/// Log what is broken and stays broken until somebody acts.
-#[macro_export]
-#[doc(hidden)]
-macro_rules! __error { ($($text:tt)+) => { $crate::__log!(Error, $($text)+) }; }
-
-/// Log what went wrong and was dealt with.
-#[macro_export]
-#[doc(hidden)]
-macro_rules! __warn { ($($text:tt)+) => { $crate::__log!(Warn, $($text)+) }; }
-
-/// Log an event of a device's life.
-#[macro_export]
-#[doc(hidden)]
-macro_rules! __info { ($($text:tt)+) => { $crate::__log!(Info, $($text)+) }; }
-
-/// Log what a developer wants to see.
-#[macro_export]
-#[doc(hidden)]
-macro_rules! __debug { ($($text:tt)+) => { $crate::__log!(Debug, $($text)+) }; }
-
-#[doc(inline)]
-pub use crate::{__debug as debug, __error as error, __info as info, __warn as warn};
 
 #[cfg(test)]
 mod tests {
@@ -241,12 +150,5 @@ mod tests {
         assert_eq!(civil(11_017), (2000, 3, 1));
         assert_eq!(civil(47_541), (2100, 3, 1));
         assert_eq!(civil(47_540), (2100, 2, 28));
-    }
-
-    #[test]
-    fn a_level_lets_through_what_is_more_severe() {
-        assert!(enabled(Level::Error) && enabled(Level::Info));
-        assert!(!enabled(Level::Debug));
-        crate::log::debug!("{} is not written", 1);
     }
 }
