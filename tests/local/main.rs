@@ -6,5 +6,6 @@ mod host;
 mod identity;
 mod limits;
 mod locks;
+mod mounts;
 mod names;
 mod walls;

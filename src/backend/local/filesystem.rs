@@ -18,6 +18,7 @@ use crate::fuse::{
     Wishes, Written, XattrValue,
 };
 use crate::mem::SlotId;
+use crate::sys::creds::cap;
 use crate::sys::time::Instant;
 use crate::sys::{file, stat, uring};
 use crate::wire::errno::Errno;
@@ -139,7 +140,6 @@ impl FileSystem for Local {
             | InitFlags::DO_READDIRPLUS
             | InitFlags::READDIRPLUS_AUTO
             | InitFlags::HANDLE_KILLPRIV_V2
-            | InitFlags::SECURITY_CTX
             | InitFlags::DIRECT_IO_ALLOW_MMAP
             | InitFlags::ALLOW_IDMAP;
         if config.cache == Cache::Auto {
@@ -155,6 +155,10 @@ impl FileSystem for Local {
         if config.acl {
             // The umask is then applied below, where it can be seen whether the directory has a default ACL.
             flags |= InitFlags::POSIX_ACL | InitFlags::DONT_MASK;
+        }
+        if self.volume.worker_capabilities().has(cap::SYS_ADMIN) {
+            // Without it a context cannot be set, and every creation would fail.
+            flags |= InitFlags::SECURITY_CTX;
         }
         if self.volume.detached {
             flags |= InitFlags::EXPORT_SUPPORT;
