@@ -13,6 +13,19 @@ pub fn turn() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// Kill a guest: the rig ends all of its processes at once, as a power cut would.
+pub fn end(boot: &mut Child) {
+    let pid = boot.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .expect("kill runs")
+            .success()
+    );
+    boot.wait().expect("our own child");
+}
+
 /// Describe how to boot.
 #[derive(Clone, Copy)]
 pub struct Guest {
