@@ -380,7 +380,7 @@ impl Model {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 4 } else { 400 },
+        cases: if cfg!(miri) { 1 } else { 400 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
