@@ -433,6 +433,33 @@ fn what_was_in_flight_is_done_again_when_the_front_end_comes_back() {
 }
 
 #[test]
+fn a_request_that_ends_after_the_stop_does_not_touch_the_guest() {
+    let bed = Bed::new(1);
+    let mut guest = Guest::new(2);
+    let front_end = FrontEnd::boot(&bed.path, &guest);
+    echo(&mut guest, 1, b"before");
+    bed.hold(true);
+    let slot = DATA + 0x1_0000 + u64::from(SIZE) * 512;
+    guest.send(1, b"late");
+    eventually("taken", || bed.taken() == 2);
+    // Both wait for the held request together, not one after the other.
+    let began = std::time::Instant::now();
+    let bases = [1, 0].map(|queue| front_end.stop(queue));
+    assert!(began.elapsed() < Duration::from_secs(8));
+    assert_eq!(bases, [2, 0]);
+    guest.write(slot + 256, b"mine");
+    bed.hold(false);
+    // The device goes on in the same memory.
+    front_end.start(&guest, 0, 0);
+    front_end.start(&guest, 1, 2);
+    guest.send_at(1, GUEST + DATA, 4, GUEST + DATA + 256);
+    assert_eq!(guest.reap(1).written, 4, "and not the late one's");
+    assert_eq!(guest.drivers[1].reap(), None);
+    assert_eq!(guest.read(slot + 256, 4), b"mine");
+    assert_eq!(bed.resets(), 0);
+}
+
+#[test]
 fn notifications_may_be_messages() {
     let bed = Bed::with(1, true);
     let mut guest = Guest::new(2);
