@@ -385,6 +385,40 @@ fn the_next_front_end_waits_until_the_first_is_gone() {
     assert_eq!(header.request, GET_FEATURES);
 }
 
+/// Where the process of the next test connects.
+const CONNECT: &str = "DPFS_TEST_CONNECT";
+
+#[test]
+#[ignore = "runs in a process of its own, started by the next test"]
+fn connect_and_leave_the_socket_to_another_process() {
+    let socket = std::os::unix::net::UnixStream::connect(std::env::var(CONNECT).unwrap()).unwrap();
+    let holder = std::process::Command::new("sleep")
+        .arg("10")
+        .stdin(std::os::fd::OwnedFd::from(socket))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    assert!(holder.is_ok());
+}
+
+/// User-Mode Linux leaves processes that hold its socket when it is killed.
+#[test]
+fn the_next_front_end_takes_over_when_the_process_of_the_first_is_dead() {
+    let bed = Bed::new(1);
+    let first = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--ignored",
+            "connect_and_leave_the_socket_to_another_process",
+        ])
+        .env(CONNECT, &bed.path)
+        .output()
+        .unwrap();
+    assert!(first.status.success());
+    let mut guest = Guest::new(2);
+    let _front_end = FrontEnd::boot(&bed.path, &guest);
+    echo(&mut guest, 1, b"served");
+}
+
 #[test]
 fn what_was_in_flight_is_done_again_when_the_front_end_comes_back() {
     let bed = Bed::new(1);

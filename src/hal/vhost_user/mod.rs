@@ -9,7 +9,8 @@
 //!   guest ══memory, kick and call descriptors══ core: RingQueue ┘
 //! ```
 //!
-//! One front-end is served at a time; the next waits in the socket's backlog until that one is gone. Whatever a
+//! One front-end is served at a time; the next waits in the socket's backlog until that one is gone: until its
+//! connection is closed, or the process that opened it has ended (from Linux 6.5 on). Whatever a
 //! front-end sends, it gets an error or loses its connection, and the reason stands in the log.
 //!
 //! # When a session ends
