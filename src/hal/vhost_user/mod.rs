@@ -32,6 +32,8 @@
 
 mod connection;
 mod device;
+#[doc(hidden)]
+pub mod fuzz;
 mod listener;
 mod memory;
 mod queues;
