@@ -85,6 +85,31 @@ impl SharedMap {
         self.base
     }
 
+    /// Put zeroed memory of this process in the place of the file.
+    ///
+    /// Who still writes here then does no harm to those who share the file.
+    ///
+    /// # Errors
+    /// As mmap(2); the mapping is unchanged then.
+    pub fn detach(&self) -> Result<()> {
+        // SAFETY: exactly the range that `new` mapped and this value owns. Its bytes are only reached through raw
+        // pointers, whose users expect them to change at any time.
+        let base = unsafe {
+            libc::mmap(
+                self.base.cast(),
+                self.len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(last_error());
+        }
+        Ok(())
+    }
+
     /// Give the length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "a mapping is never empty")]
     pub const fn len(&self) -> usize {

@@ -160,6 +160,28 @@ pub fn send_with_fds(fd: i32, bytes: &[u8], fds: &[i32]) -> Result<usize> {
     }
 }
 
+/// Open the process that made the connection, as a descriptor that becomes readable when it ends.
+///
+/// # Errors
+/// `ENOPROTOOPT` before Linux 6.5; `ESRCH` when it ended already.
+pub fn peer_process(fd: i32) -> Result<Fd> {
+    /// `asm-generic/socket.h`; not in `libc` for every target.
+    const SO_PEERPIDFD: i32 = 77;
+    let mut raw: i32 = -1;
+    let mut len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the kernel writes one descriptor number, which is new and ours.
+    unsafe {
+        check(libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut raw).cast(),
+            &mut len,
+        ))?;
+        Ok(Fd::from_raw(raw))
+    }
+}
+
 /// Tell whether somebody listens on the unix socket at `path`.
 ///
 /// # Errors

@@ -44,6 +44,10 @@ pub use inflight::{Inflight, InflightError};
 pub use layout::{Descriptor, MAX_SIZE, Rings, RingsError, avail_bytes, desc_bytes, used_bytes};
 pub use memory::{MAX_REGIONS, MapError, MemoryMap, Region, RegionCache};
 
+#[cfg(feature = "std")]
+#[doc(hidden)]
+pub mod fuzz;
+
 #[cfg(all(test, feature = "std", not(loom)))]
 mod testing;
 

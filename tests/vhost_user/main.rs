@@ -385,6 +385,45 @@ fn the_next_front_end_waits_until_the_first_is_gone() {
     assert_eq!(header.request, GET_FEATURES);
 }
 
+/// Where the process of the next test connects.
+const CONNECT: &str = "DPFS_TEST_CONNECT";
+
+#[test]
+#[ignore = "runs in a process of its own, started by the next test"]
+fn connect_and_leave_the_socket_to_another_process() {
+    let socket = std::os::unix::net::UnixStream::connect(std::env::var(CONNECT).unwrap()).unwrap();
+    let holder = std::process::Command::new("sleep")
+        .arg("10")
+        .stdin(std::os::fd::OwnedFd::from(socket))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    assert!(holder.is_ok());
+}
+
+/// User-Mode Linux leaves processes that hold its socket when it is killed.
+#[test]
+fn the_next_front_end_takes_over_when_the_process_of_the_first_is_dead() {
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    if dpfs::sys::socket::peer_process(ours.as_raw_fd()).is_err() {
+        eprintln!("skipped: this kernel does not tell who connected (Linux 6.5)");
+        return;
+    }
+    let bed = Bed::new(1);
+    let first = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--ignored",
+            "connect_and_leave_the_socket_to_another_process",
+        ])
+        .env(CONNECT, &bed.path)
+        .output()
+        .unwrap();
+    assert!(first.status.success());
+    let mut guest = Guest::new(2);
+    let _front_end = FrontEnd::boot(&bed.path, &guest);
+    echo(&mut guest, 1, b"served");
+}
+
 #[test]
 fn what_was_in_flight_is_done_again_when_the_front_end_comes_back() {
     let bed = Bed::new(1);
@@ -430,6 +469,33 @@ fn what_was_in_flight_is_done_again_when_the_front_end_comes_back() {
     let guest = Guest::new(2);
     let _front_end = FrontEnd::boot(&bed.path, &guest);
     assert_eq!(bed.resets(), 1);
+}
+
+#[test]
+fn a_request_that_ends_after_the_stop_does_not_touch_the_guest() {
+    let bed = Bed::new(1);
+    let mut guest = Guest::new(2);
+    let front_end = FrontEnd::boot(&bed.path, &guest);
+    echo(&mut guest, 1, b"before");
+    bed.hold(true);
+    let slot = DATA + 0x1_0000 + u64::from(SIZE) * 512;
+    guest.send(1, b"late");
+    eventually("taken", || bed.taken() == 2);
+    // Both wait for the held request together, not one after the other.
+    let began = std::time::Instant::now();
+    let bases = [1, 0].map(|queue| front_end.stop(queue));
+    assert!(began.elapsed() < Duration::from_secs(8));
+    assert_eq!(bases, [2, 0]);
+    guest.write(slot + 256, b"mine");
+    bed.hold(false);
+    // The device goes on in the same memory.
+    front_end.start(&guest, 0, 0);
+    front_end.start(&guest, 1, 2);
+    guest.send_at(1, GUEST + DATA, 4, GUEST + DATA + 256);
+    assert_eq!(guest.reap(1).written, 4, "and not the late one's");
+    assert_eq!(guest.drivers[1].reap(), None);
+    assert_eq!(guest.read(slot + 256, 4), b"mine");
+    assert_eq!(bed.resets(), 0);
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub(super) enum End {
     Closed,
     /// The front-end closed it in the middle of a message.
     Cut,
+    /// The process that opened it ended, others still hold it, and another front-end calls.
+    Replaced,
     /// This back-end is shutting down.
     Shutdown,
     /// The front-end sent what no front-end may send.

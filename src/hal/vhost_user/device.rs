@@ -1,6 +1,6 @@
 //! What each message of a front-end does to the device.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::vec::Vec;
 
 use zerocopy::IntoBytes;
@@ -96,6 +96,8 @@ pub(super) struct Device {
     features: u64,
     protocol: ProtocolFeatures,
     regions: Vec<Arc<Mapping>>,
+    /// All that requests may still point to.
+    mapped: Vec<Weak<Mapping>>,
     record: Option<Arc<Record>>,
     memory: Option<Memory>,
     backend: Option<Fd>,
@@ -103,6 +105,8 @@ pub(super) struct Device {
     session: Session,
     /// This front-end brought a record of what was in flight.
     resuming: bool,
+    /// Requests of stopped queues are still under way in the memory that is mapped now.
+    orphans: bool,
     /// The guest's driver began anew since queues ran last, and that was dealt with.
     renewed: bool,
 }
@@ -124,12 +128,14 @@ impl Device {
             features: 0,
             protocol: ProtocolFeatures::empty(),
             regions: Vec::new(),
+            mapped: Vec::new(),
             record: None,
             memory: None,
             backend: None,
             status: 0,
             session: Session::Fresh,
             resuming: false,
+            orphans: false,
             renewed: false,
         }
     }
@@ -177,8 +183,8 @@ impl Device {
             Request::SetProtocolFeatures(features) => self.set_protocol_features(features)?,
             Request::GetQueueNum => return Ok(number(self.queues.len() as u64)),
             Request::GetMaxMemSlots => return Ok(number(MAX_REGIONS as u64)),
-            Request::SetMemTable(table) => self.set_mem_table(&table, &message.fds)?,
-            Request::AddMemReg(region) => self.add_mem_reg(region, &message.fds)?,
+            Request::SetMemTable(table) => self.set_mem_table(&table, &mut message.fds)?,
+            Request::AddMemReg(region) => self.add_mem_reg(region, &mut message.fds)?,
             Request::RemMemReg(region) => self.rem_mem_reg(&region)?,
             Request::SetVringNum(state) => self.set_vring_num(state)?,
             Request::SetVringAddr(address) => self.set_vring_addr(address)?,
@@ -257,26 +263,24 @@ impl Device {
         Ok(())
     }
 
-    fn set_mem_table(&mut self, table: &MemoryTable, fds: &[Fd]) -> Result<(), Refusal> {
+    fn set_mem_table(&mut self, table: &MemoryTable, fds: &mut Vec<Fd>) -> Result<(), Refusal> {
         if table.regions().len() != fds.len() {
             return Err(Refusal::Fds);
         }
-        let regions = table.regions().iter().zip(fds);
-        let regions = regions.map(|(region, fd)| Mapping::new(fd, *region));
+        let regions = table.regions().iter().zip(fds.drain(..));
+        let regions = regions.map(|(region, fd)| self.map(fd, *region));
         let regions = regions.collect::<Result<Vec<_>, _>>()?;
         self.replace_memory(regions)
     }
 
-    fn add_mem_reg(&mut self, region: MemoryRegion, fds: &[Fd]) -> Result<(), Refusal> {
+    fn add_mem_reg(&mut self, region: MemoryRegion, fds: &mut Vec<Fd>) -> Result<(), Refusal> {
         self.require(ProtocolFeatures::CONFIGURE_MEM_SLOTS)?;
-        let [fd] = fds else {
-            return Err(Refusal::Fds);
-        };
+        let fd = take_fd(true, fds)?.ok_or(Refusal::Fds)?;
         if self.regions.len() >= MAX_REGIONS {
             return Err(Refusal::Slots);
         }
         let mut regions = self.regions.clone();
-        regions.push(Mapping::new(fd, region)?);
+        regions.push(self.map(fd, region)?);
         self.replace_memory(regions)
     }
 
@@ -533,16 +537,45 @@ impl Device {
         self.stopped(abandoned)
     }
 
-    fn stopped(&self, abandoned: Result<u32, QueueError>) -> Result<(), Refusal> {
+    fn stopped(&mut self, abandoned: Result<u32, QueueError>) -> Result<(), Refusal> {
         let abandoned = abandoned?;
         if abandoned > 0 {
+            self.orphans = true;
             log::warn!(
                 "device {}: stopped with {} requests that did not end in time",
                 self.tag.as_str(),
                 abandoned
             );
         }
+        if self.orphans && !self.queues.any_running() {
+            self.detach()?;
+            self.orphans = false;
+        }
         Ok(())
+    }
+
+    /// Take the guest's memory away from requests that are still under way though all queues are stopped: a device
+    /// that stands still must not write to its guest any more, whenever they end.
+    fn detach(&mut self) -> Result<(), Refusal> {
+        let regions = self.regions.iter().map(|mapping| mapping.again());
+        let regions = regions.collect::<Result<Vec<_>, _>>()?;
+        let memory = Memory::new(&regions, self.record.clone())?;
+        let old = core::mem::take(&mut self.mapped);
+        self.mapped = regions.iter().map(Arc::downgrade).collect();
+        self.regions = regions;
+        self.memory = self.memory.is_some().then_some(memory);
+        for mapping in old.iter().filter_map(Weak::upgrade) {
+            mapping.detach()?;
+        }
+        Ok(())
+    }
+
+    /// Map a region for queues to use.
+    fn map(&mut self, file: Fd, region: MemoryRegion) -> Result<Arc<Mapping>, Refusal> {
+        let mapping = Mapping::new(file, region)?;
+        self.mapped.retain(|mapping| mapping.strong_count() > 0);
+        self.mapped.push(Arc::downgrade(&mapping));
+        Ok(mapping)
     }
 
     /// Let go of a front-end that is gone. Its guest's session ends, unless it kept a record of what is in flight:

@@ -78,13 +78,30 @@ impl Window {
 pub(super) struct Mapping {
     window: Window,
     region: MemoryRegion,
+    /// Kept to map it again.
+    file: Fd,
 }
 
 impl Mapping {
     /// Map a region from the descriptor that came with it.
-    pub(super) fn new(file: &Fd, region: MemoryRegion) -> Result<Arc<Self>, MemoryError> {
-        let window = Window::new(file, region.mmap_offset, region.size)?;
-        Ok(Arc::new(Self { window, region }))
+    pub(super) fn new(file: Fd, region: MemoryRegion) -> Result<Arc<Self>, MemoryError> {
+        let window = Window::new(&file, region.mmap_offset, region.size)?;
+        Ok(Arc::new(Self {
+            window,
+            region,
+            file,
+        }))
+    }
+
+    /// Map the same region once more.
+    pub(super) fn again(&self) -> Result<Arc<Self>, MemoryError> {
+        let file = self.file.duplicate().map_err(MemoryError::Map)?;
+        Self::new(file, self.region)
+    }
+
+    /// Take the guest's memory away from whoever still uses this mapping: they read zeros and write what nobody sees.
+    pub(super) fn detach(&self) -> Result<(), MemoryError> {
+        self.window.map.detach().map_err(MemoryError::Map)
     }
 
     /// Tell whether this is the region that a front-end names.

@@ -9,7 +9,8 @@
 //!   guest ══memory, kick and call descriptors══ core: RingQueue ┘
 //! ```
 //!
-//! One front-end is served at a time; the next waits in the socket's backlog until that one is gone. Whatever a
+//! One front-end is served at a time; the next waits in the socket's backlog until that one is gone: until its
+//! connection is closed, or the process that opened it has ended (from Linux 6.5 on). Whatever a
 //! front-end sends, it gets an error or loses its connection, and the reason stands in the log.
 //!
 //! # When a session ends
@@ -21,14 +22,18 @@
 //!   seconds and the session goes on; requests that were not completed are then carried out (again).
 //!
 //! # Stopping
-//! A stopped queue gets 5 seconds to complete what is in flight. What takes longer is abandoned: it completes into
-//! memory that stays mapped for it, unseen by the guest unless the guest uses the same memory again.
+//! A stopped queue gets 5 seconds to complete what is in flight. What takes longer is abandoned. Once all queues are
+//! stopped, the memory that abandoned requests still point to is taken out from under them: they complete into pages
+//! that nobody sees, and the guest can use its memory for something else. (A disk that is asked to write to the guest's
+//! pages directly, by `O_DIRECT`, has them until it is done.)
 //!
 //! # Never
 //! Live migration (no dirty log), an IOMMU between guest and device, packed queues, a window for DAX.
 
 mod connection;
 mod device;
+#[doc(hidden)]
+pub mod fuzz;
 mod listener;
 mod memory;
 mod queues;

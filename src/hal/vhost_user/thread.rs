@@ -15,6 +15,7 @@ use crate::sys;
 use crate::sys::epoll::Epoll;
 use crate::sys::eventfd::EventFd;
 use crate::sys::fd::Fd;
+use crate::sys::socket;
 use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
 
@@ -73,6 +74,18 @@ impl Drop for Control {
 const STOP: u64 = 0;
 const CORES: u64 = 1;
 const SOCKET: u64 = 2;
+const PROCESS: u64 = 3;
+const CALL: u64 = 4;
+
+/// What happened while a front-end was waited for.
+#[derive(Default)]
+struct Woken {
+    stop: bool,
+    /// The process that connected ended.
+    process: bool,
+    /// Another front-end calls.
+    call: bool,
+}
 
 /// What the thread owns.
 struct Server {
@@ -107,7 +120,7 @@ impl Server {
         while let Some(socket) = self.next() {
             log::info!("device {}: front-end connected", self.device.tag());
             let end = self.serve(socket);
-            if matches!(end, End::Closed | End::Shutdown) {
+            if matches!(end, End::Closed | End::Shutdown | End::Replaced) {
                 log::info!("device {}: front-end gone", self.device.tag());
             } else {
                 log::warn!(
@@ -144,30 +157,32 @@ impl Server {
             let wait = self.device.deadline().map_or(-1, |until| {
                 until.since(now).div_ceil(1_000_000).min(i32::MAX as u64) as i32
             });
-            if self.wait(true, wait) {
+            if self.wait(true, wait).stop {
                 return None;
             }
         }
     }
 
-    /// Wait for something to happen; true when it is time to stop.
-    fn wait(&mut self, for_calls: bool, milliseconds: i32) -> bool {
-        let (mut stop, mut word) = (false, false);
-        let set = if for_calls { &self.calls } else { &self.always };
+    /// Wait for something to happen.
+    fn wait(&mut self, idle: bool, milliseconds: i32) -> Woken {
+        let (mut woken, mut word) = (Woken::default(), false);
+        let set = if idle { &self.calls } else { &self.always };
         let waited = set.wait(milliseconds, |key| match key {
-            STOP => stop = true,
+            STOP => woken.stop = true,
             CORES => word = true,
+            PROCESS => woken.process = true,
+            CALL => woken.call = true,
             _ => {}
         });
         if let Err(error) = waited {
             // Cannot happen with sets of our own, and nothing would ever wake this thread again.
             log::error!("device {}: epoll: {}", self.device.tag(), error);
-            return true;
+            woken.stop = true;
         }
         if word {
             self.device.report();
         }
-        stop
+        woken
     }
 
     /// Serve one front-end to its end.
@@ -176,24 +191,40 @@ impl Server {
         if let Err(error) = self.always.add(connection.raw(), SOCKET) {
             return End::Socket(error);
         }
+        // Processes that a front-end started may keep its socket open when it was killed: User-Mode Linux leaves such.
+        // Older kernels cannot tell; there the next front-end has to wait until these are gone, too.
+        let mut process = socket::peer_process(connection.raw()).ok();
+        if let Some(fd) = &process {
+            // Without room for it in the set, it is as on an older kernel.
+            let _ = self.always.add(fd.raw(), PROCESS);
+        }
         let end = loop {
             match self.step(&mut connection) {
-                Ok(()) => {}
+                Ok(woken) if woken.stop => break End::Shutdown,
+                Ok(woken) if woken.call => break End::Replaced,
+                Ok(woken) if woken.process => {
+                    if let Some(fd) = process.take() {
+                        let _ = self.always.remove(fd.raw());
+                        let _ = self.always.add(self.listener.raw(), CALL);
+                    }
+                }
+                Ok(_) => {}
                 Err(end) => break end,
             }
         };
-        // The front-end may have the same open socket in several processes.
+        // The front-end may have the same open socket in several processes. What is not in the set needs no removal.
         let _ = self.always.remove(connection.raw());
+        let _ = match &process {
+            Some(fd) => self.always.remove(fd.raw()),
+            None => self.always.remove(self.listener.raw()),
+        };
         end
     }
 
     /// Serve one message, or wait for it.
-    fn step(&mut self, connection: &mut Connection) -> Result<(), End> {
+    fn step(&mut self, connection: &mut Connection) -> Result<Woken, End> {
         let Some(message) = connection.poll()? else {
-            if self.wait(false, -1) {
-                return Err(End::Shutdown);
-            }
-            return Ok(());
+            return Ok(self.wait(false, -1));
         };
         let header = message.header;
         let result = self.device.handle(message);
@@ -201,7 +232,7 @@ impl Server {
         let told = header.needs_reply() && self.device.acknowledges();
         // What nobody took is closed before the reply, so that the front-end finds it so.
         message.fds.clear();
-        match result {
+        let sent = match result {
             Ok(Reply::Payload(payload)) => connection.reply(&header, &payload, None),
             Ok(Reply::WithFd(payload, fd)) => connection.reply(&header, &payload, Some(&fd)),
             Ok(Reply::None) if told => connection.reply(&header, &0u64.to_ne_bytes(), None),
@@ -220,6 +251,8 @@ impl Server {
                     _ => Err(End::Refused),
                 }
             }
-        }
+        };
+        // Looked for after each message, too: a front-end that never falls silent must not keep this from stopping.
+        sent.map(|()| self.wait(false, 0))
     }
 }
