@@ -8,4 +8,5 @@ mod limits;
 mod locks;
 mod mounts;
 mod names;
+mod stress;
 mod walls;
