@@ -437,19 +437,11 @@ fn build(entries: u32, poll_idle: Option<u32>) -> Result<IoUring> {
     if let Some(idle) = poll_idle {
         return builder().setup_sqpoll(idle).build(entries).map_err(errno);
     }
-    // 6.1: results are made known when this thread asks, and a flag says when that is worth a call.
+    // 5.19: no interrupts of this thread, and a flag that says when a call is worth it. Not DEFER_TASKRUN (6.1): its
+    // results would not wake a thread that sleeps in epoll on the ring's descriptor.
     let mut newest = builder();
-    newest
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag();
+    newest.setup_coop_taskrun().setup_taskrun_flag();
     if let Ok(ring) = newest.build(entries) {
-        return Ok(ring);
-    }
-    // 5.19: no interrupts of this thread.
-    let mut newer = builder();
-    newer.setup_coop_taskrun().setup_taskrun_flag();
-    if let Ok(ring) = newer.build(entries) {
         return Ok(ring);
     }
     builder().build(entries).map_err(errno)
