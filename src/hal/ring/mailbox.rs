@@ -164,11 +164,11 @@ impl<M> Mailbox<M> {
         self.done.clear();
     }
 
-    /// Give the number of chains that broke the rules since the last call, and whether the queue broke for good.
+    /// Give the number of chains that broke the rules since the last call, and whether the queue broke for good since.
     pub fn report(&self) -> (u32, bool) {
         (
             self.bad_chains.swap(0, Ordering::Relaxed),
-            self.broken.load(Ordering::Relaxed),
+            self.broken.swap(false, Ordering::Relaxed),
         )
     }
 
@@ -198,11 +198,9 @@ impl<M> Mailbox<M> {
         }
     }
 
-    pub(super) fn set_broken(&self, broken: bool) {
-        self.broken.store(broken, Ordering::Relaxed);
-        if broken {
-            self.done.notify();
-        }
+    pub(super) fn set_broken(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+        self.done.notify();
     }
 
     pub(super) fn leave(&self) {

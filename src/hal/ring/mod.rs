@@ -162,9 +162,6 @@ where
             start: self.starts,
         });
         self.taking = true;
-        if let Some(mailbox) = &self.mailbox {
-            mailbox.set_broken(false);
-        }
     }
 
     fn watch(&self, kick: &Kick) {
@@ -390,7 +387,7 @@ where
     fn broke(&mut self) {
         self.taking = false;
         if let Some(mailbox) = &self.mailbox {
-            mailbox.set_broken(true);
+            mailbox.set_broken();
         }
     }
 }

@@ -65,8 +65,6 @@ pub(super) struct Vring {
     pub(super) running: bool,
     /// Where the queue stopped last in this session.
     pub(super) stopped_at: Option<u16>,
-    /// The error descriptor was signalled.
-    reported: bool,
 }
 
 /// What all queues have in common when one is started.
@@ -130,7 +128,7 @@ impl Queues {
     /// Tell of guests that break the rules.
     pub(super) fn report(&mut self, tag: &str) {
         self.clear_done(0);
-        for (index, (vring, mailbox)) in self.vrings.iter_mut().zip(&self.mailboxes).enumerate() {
+        for (index, (vring, mailbox)) in self.vrings.iter().zip(&self.mailboxes).enumerate() {
             let (bad_chains, broken) = mailbox.report();
             if bad_chains > 0 {
                 log::warn!(
@@ -140,8 +138,7 @@ impl Queues {
                     bad_chains
                 );
             }
-            if broken && !vring.reported {
-                vring.reported = true;
+            if broken {
                 log::error!(
                     "device {}: queue {} is corrupt and stands still until it is reset",
                     tag,
@@ -179,7 +176,6 @@ impl Queues {
             call,
         };
         vring.running = true;
-        vring.reported = false;
         self.drain_until = None;
         self.tell(index, command)
     }

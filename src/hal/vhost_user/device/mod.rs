@@ -1,5 +1,7 @@
 //! What each message of a front-end does to the device.
 
+mod session;
+
 use std::sync::{Arc, Weak};
 use std::vec::Vec;
 
@@ -13,7 +15,6 @@ use crate::log;
 use crate::sys::eventfd::EventFd;
 use crate::sys::fd::Fd;
 use crate::sys::socket;
-use crate::sys::time::Instant;
 use crate::virtq::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, MAX_REGIONS, MAX_SIZE};
 use crate::wire::errno::Errno;
 use crate::wire::vhost_user::{
@@ -21,12 +22,10 @@ use crate::wire::vhost_user::{
     MemoryTable, MessageError, ProtocolFeatures, Request, VringAddr, VringFd, VringState,
 };
 use crate::wire::virtio_fs;
+use session::Session;
 
 /// Virtio features that are offered.
 const FEATURES: u64 = F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX | F_PROTOCOL_FEATURES;
-
-/// Time that a front-end which keeps a record of what is in flight gets to come back, in nanoseconds.
-pub(super) const GRACE: u64 = 10_000_000_000;
 
 /// Say why a request was not carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,17 +71,6 @@ pub(super) enum Reply {
 
 fn number(value: u64) -> Reply {
     Reply::Payload(value.to_ne_bytes().to_vec())
-}
-
-/// Where the session with the guest stands: what it knows (nodes, open files) lives as long.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Session {
-    /// Nothing is known.
-    Fresh,
-    /// Queues were started since.
-    Live,
-    /// The front-end is gone and may come back until then.
-    Lost(Instant),
 }
 
 /// Hold the device between messages.
@@ -446,14 +434,6 @@ impl Device {
         Ok(())
     }
 
-    fn reset_session(&mut self, why: &str) {
-        if self.session != Session::Fresh {
-            log::info!("device {}: {}", self.tag.as_str(), why);
-            self.events.reset();
-            self.session = Session::Fresh;
-        }
-    }
-
     /// Tell whether a queue has all it needs to run.
     fn ready(&self, index: usize) -> bool {
         let vring = &self.queues.vrings[index];
@@ -501,118 +481,12 @@ impl Device {
         Ok(())
     }
 
-    /// End the old session when a queue does not go on where it stopped: then the guest's driver began anew.
-    fn renew(&mut self, index: usize) -> Result<(), Refusal> {
-        if !self.queues.any_running() {
-            self.renewed = false;
-        }
-        match self.session {
-            Session::Fresh => {}
-            Session::Live => {
-                let vring = &self.queues.vrings[index];
-                let moved = vring.stopped_at.is_some_and(|at| at != vring.base);
-                if moved && !self.renewed {
-                    self.renewed = true;
-                    self.drop_record()?;
-                    self.reset_session("taken over by a new driver");
-                }
-            }
-            Session::Lost(_) => {
-                if !self.resuming {
-                    self.reset_session("taken over by a new front-end");
-                }
-            }
-        }
-        self.session = Session::Live;
-        Ok(())
-    }
-
-    fn stop<const N: usize>(&mut self, indices: [usize; N]) -> Result<(), Refusal> {
-        let abandoned = self.queues.stop(indices.into_iter());
-        self.stopped(abandoned)
-    }
-
-    fn stop_all(&mut self) -> Result<(), Refusal> {
-        let abandoned = self.queues.stop(0..self.queues.len());
-        self.stopped(abandoned)
-    }
-
-    fn stopped(&mut self, abandoned: Result<u32, QueueError>) -> Result<(), Refusal> {
-        let abandoned = abandoned?;
-        if abandoned > 0 {
-            self.orphans = true;
-            log::warn!(
-                "device {}: stopped with {} requests that did not end in time",
-                self.tag.as_str(),
-                abandoned
-            );
-        }
-        if self.orphans && !self.queues.any_running() {
-            self.detach()?;
-            self.orphans = false;
-        }
-        Ok(())
-    }
-
-    /// Take the guest's memory away from requests that are still under way though all queues are stopped: a device
-    /// that stands still must not write to its guest any more, whenever they end.
-    fn detach(&mut self) -> Result<(), Refusal> {
-        let regions = self.regions.iter().map(|mapping| mapping.again());
-        let regions = regions.collect::<Result<Vec<_>, _>>()?;
-        let memory = Memory::new(&regions, self.record.clone())?;
-        let old = core::mem::take(&mut self.mapped);
-        self.mapped = regions.iter().map(Arc::downgrade).collect();
-        self.regions = regions;
-        self.memory = self.memory.is_some().then_some(memory);
-        for mapping in old.iter().filter_map(Weak::upgrade) {
-            mapping.detach()?;
-        }
-        Ok(())
-    }
-
     /// Map a region for queues to use.
     fn map(&mut self, file: Fd, region: MemoryRegion) -> Result<Arc<Mapping>, Refusal> {
         let mapping = Mapping::new(file, region)?;
         self.mapped.retain(|mapping| mapping.strong_count() > 0);
         self.mapped.push(Arc::downgrade(&mapping));
         Ok(mapping)
-    }
-
-    /// Let go of a front-end that is gone. Its guest's session ends, unless it kept a record of what is in flight:
-    /// then it gets [`GRACE`] to come back with it.
-    pub(super) fn disconnected(&mut self) {
-        if let Err(error) = self.stop_all() {
-            log::error!("device {}: {}", self.tag.as_str(), log::Debugged(&error));
-        }
-        let recorded = self.record.take().is_some();
-        self.queues.forget();
-        self.memory = None;
-        self.regions.clear();
-        self.backend = None;
-        self.features = 0;
-        self.protocol = ProtocolFeatures::empty();
-        self.status = 0;
-        self.resuming = false;
-        if recorded && self.session == Session::Live {
-            self.session = Session::Lost(Instant::now().after(GRACE));
-        } else {
-            self.reset_session("its front-end is gone");
-        }
-    }
-
-    /// Say when to call [`Self::expire`].
-    pub(super) const fn deadline(&self) -> Option<Instant> {
-        match self.session {
-            Session::Lost(until) => Some(until),
-            _ => None,
-        }
-    }
-
-    /// End the session of a front-end that did not come back in time.
-    pub(super) fn expire(&mut self, now: Instant) {
-        if self.deadline().is_some_and(|until| now >= until) {
-            self.reset_session("its front-end did not come back");
-        }
     }
 }
 
