@@ -244,6 +244,11 @@ impl<F: FileSystem> Bed<F> {
         self.landed.remove(&ticket.0)
     }
 
+    /// Forget the answers that nobody asked for.
+    pub fn forget_answers(&mut self) {
+        self.landed.clear();
+    }
+
     /// Run rounds until the request has ended.
     ///
     /// # Panics

@@ -5,8 +5,6 @@ use dpfs::hal::Queue;
 use dpfs::mem::{Arena, RequestTable, Token};
 use dpfs::sys::time::Instant;
 
-use crate::Setup;
-
 /// Serve a queue with a backend, a round at a time.
 pub struct Core<F> {
     /// The backend.
@@ -15,10 +13,9 @@ pub struct Core<F> {
 }
 
 impl<F: FileSystem> Core<F> {
-    /// Make a core of a new device, as the setup says.
-    pub fn new(fs: F, setup: Setup) -> Self {
-        let session = Session::new(setup.volume, setup.limits, setup.arch);
-        let parts = Parts::new(Box::leak(Box::new(session)), setup.depth);
+    /// Make a core of a device.
+    pub fn new(fs: F, session: &'static Session, depth: u16) -> Self {
+        let parts = Parts::new(session, depth);
         Self { fs, parts }
     }
 

@@ -1,0 +1,6 @@
+//! See [`dpfs_fuzz::virtq_chain`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    dpfs_fuzz::virtq_chain::run(data);
+});
