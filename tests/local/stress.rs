@@ -246,11 +246,11 @@ fn run(handles: bool, mut state: u64) {
             core.flying.push((core.bed.send(&message), opcode));
             requests += 1;
         }
-        if next(&mut state) % 4 == 0 {
+        if next(&mut state).is_multiple_of(4) {
             core.bed.round();
         }
         core.collect(&mut nodes, &mut files, &mut succeeded);
-        if next(&mut state) % 2000 == 0 {
+        if next(&mut state).is_multiple_of(2000) {
             // The host reboots in the middle of it.
             cores[0].bed.session().reset();
             while cores.iter().any(|core| core.flying.len() >= DEPTH.into()) {

@@ -49,7 +49,8 @@
 //! `RESOLVE_NO_SYMLINKS`, `RESOLVE_NO_MAGICLINKS`. Only regular files and directories are ever opened. Handles come
 //! from the node table, never from the host. Where the mount cannot be made (no CAP_SYS_ADMIN), ".." is not offered. A
 //! directory that someone else moves elsewhere while the host holds it stays with the host, as it would stay with a
-//! process that stands in it, with what is below it and nothing above.
+//! process that stands in it, with what is below it and nothing above. Whatever is mounted below is served: a directory
+//! with `/proc` or `/dev` in it hands those to the host.
 //!
 //! # Whose rights
 //! The host checks permissions; the server passes over them (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER,
@@ -95,6 +96,7 @@ mod nodes;
 mod pool;
 mod volume;
 mod waiting;
+mod ways;
 mod work;
 
 use std::path::PathBuf;
