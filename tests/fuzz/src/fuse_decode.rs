@@ -90,7 +90,7 @@ impl Beds {
             let size = usize::from(tape.u8());
             let request = tape.run();
             // As many segments as a list holds, and headers in pieces.
-            let size = size.max((request.len() + room) / 200).max(1);
+            let size = size.max((request.len() + room).div_ceil(200)).max(1);
             core.try_send(&Layout::new(request, room).shred(size));
         } else if step == Step::Answer as u8 {
             let kept = core.fs.kept();

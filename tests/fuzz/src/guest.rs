@@ -73,8 +73,8 @@ impl Memory {
 
     /// Write bytes at any address; those outside are dropped.
     pub fn write(&self, address: u64, bytes: &[u8]) {
-        for (at, byte) in (address..).zip(bytes) {
-            if let Some(place) = self.map.contiguous(at, 1, 1) {
+        for (at, byte) in (0..).zip(bytes) {
+            if let Some(place) = self.map.contiguous(address.wrapping_add(at), 1, 1) {
                 // SAFETY: the map found it, and no request uses it at the same time on another thread.
                 unsafe { place.write(*byte) };
             }

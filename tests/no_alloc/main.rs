@@ -1,0 +1,105 @@
+//! Nothing is allocated after start: a counting allocator under a mixed workload, from the driver's side of a loopback
+//! queue through decoding and a backend and back.
+//!
+//! Counting begins before the first request, so not even the first use of anything may allocate. Every thread counts,
+//! a backend's own included; the test's side of the queue allocates nothing either.
+#![cfg(feature = "daemon")]
+
+mod host;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use dpfs::backend::local::{self, LocalVolume};
+use dpfs::backend::null::{self, Null};
+use dpfs::runtime::Backend;
+use dpfs::wire::fuse::Opcode;
+use host::{DATA, Host};
+
+/// Count calls of the allocator while asked to.
+struct Counting;
+
+static COUNTS: AtomicBool = AtomicBool::new(false);
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+fn count() {
+    if COUNTS.load(Ordering::Relaxed) {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: every call is passed on as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(place, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: as above.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Give the number of calls of the allocator, by any thread, while `work` runs.
+fn calls_while(work: impl FnOnce()) -> usize {
+    CALLS.store(0, Ordering::SeqCst);
+    COUNTS.store(true, Ordering::SeqCst);
+    work();
+    COUNTS.store(false, Ordering::SeqCst);
+    CALLS.load(Ordering::SeqCst)
+}
+
+/// Run the workload and count.
+fn allocations(backend: &'static dyn Backend, rounds: usize) -> usize {
+    let data = vec![0x5a; DATA];
+    let mut host = Host::new(backend);
+    calls_while(|| {
+        host.init();
+        for _ in 0..rounds {
+            host.round(&data);
+        }
+        host.crowd(&data);
+        host.good(Opcode::DESTROY, 0, &[]);
+        host.init();
+        host.round(&data);
+    })
+}
+
+/// One test, for the threads of others would be counted, too.
+#[test]
+fn nothing_is_allocated_after_start() {
+    assert_eq!(
+        calls_while(|| drop(std::hint::black_box(vec![1_u8; 100]))),
+        2,
+        "the counter counts"
+    );
+
+    let null = Null::new(null::Config::default());
+    assert_eq!(allocations(Box::leak(Box::new(null)), 200), 0, "null");
+
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = local::Config::new(directory.path());
+    (config.nodes, config.open_files, config.descriptors) = (1000, 100, 100);
+    let volume = LocalVolume::open(config).unwrap();
+    assert_eq!(allocations(volume, 50), 0, "local");
+    assert_eq!(Backend::nodes(volume), 1, "every node was forgotten");
+    assert_eq!(Backend::open_files(volume), 0);
+}
