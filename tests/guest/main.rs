@@ -18,19 +18,17 @@ const QEMU: Guest = Guest {
 };
 const UML: Guest = Guest::uml("6.12");
 
-/// Give `passed` and `failed` of a job's summary line: `name: key=value ...`.
+/// Give a number from what a job reports, in lines like `name: key=value ...`.
 fn number(console: &str, job: &str, key: &str) -> u64 {
-    let start = format!("{job}: ");
-    let line = console
+    let (start, key) = (format!("{job}: "), format!("{key}="));
+    let reports = console
         .lines()
-        .find_map(|line| line.trim_end().strip_prefix(&start))
-        .unwrap_or_else(|| panic!("no summary of {job}"));
-    let value = line
-        .split(' ')
-        .find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-    value
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| panic!("no {key} in {line}"))
+        .filter_map(|line| line.trim_end().strip_prefix(&start));
+    let mut values = reports
+        .flat_map(|report| report.split(' '))
+        .filter_map(|word| word.strip_prefix(&key));
+    let value = values.next().and_then(|text| text.parse().ok());
+    value.unwrap_or_else(|| panic!("{job} does not report {key}"))
 }
 
 /// Check that a guest which is gone holds no node and no file any more; gauges follow within a second.
