@@ -304,6 +304,7 @@ impl Volume for LocalVolume {
         self.owners.clear();
         self.nodes.reset(epoch, |value| self.dispose_value(value));
         self.fds.clear(&mut |fd| self.dispose(fd));
+        self.pool.nudge();
         // Waiting locks of the old session end on their own core.
         for mailbox in self.mailboxes.iter().map_while(OnceLock::get) {
             mailbox.unlocked.store(true, Ordering::SeqCst);

@@ -320,3 +320,91 @@ fn not_a_link(error: Errno) -> Errno {
         error
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::super::Config;
+    use super::super::job::{BUFFER, How};
+    use super::*;
+
+    fn job() -> Job {
+        Job::new(Box::leak(std::vec![0; BUFFER].into()))
+    }
+
+    fn run(volume: &'static LocalVolume, job: &mut Job, operation: Operation) -> Result<Answer> {
+        job.operation = operation;
+        volume.run(job);
+        core::mem::replace(&mut job.answer, Ok(Answer::Done))
+    }
+
+    /// What the ring does on newer kernels.
+    #[test]
+    fn workers_do_what_a_kernel_has_no_ring_operation_for() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let mut config = Config::new(dir.path());
+        (config.nodes, config.open_files) = (10, 10);
+        let volume = LocalVolume::open(config).unwrap();
+        let mut job = job();
+        job.name.set(c"file");
+        job.other.set(c"moved");
+        let create = Operation::Create {
+            parent: NodeId::ROOT,
+            flags: OpenFlags::READ_WRITE,
+            kill: false,
+            how: How {
+                mode: 0o644,
+                umask: 0,
+                group: None,
+                security: None,
+            },
+        };
+        let Ok(Answer::Created(created)) = run(volume, &mut job, create) else {
+            panic!("not created");
+        };
+        let (node, fh) = (created.entry.node, created.opened.fh);
+        let path = dir.path().join("file");
+
+        let allocate = Operation::Fallocate {
+            fh,
+            offset: 0,
+            length: 5000,
+            mode: 0,
+        };
+        assert!(run(volume, &mut job, allocate).is_ok());
+        assert_eq!(fs::metadata(&path).unwrap().len(), 5000);
+        let getattr = Operation::Getattr { node, fh: None };
+        let Ok(Answer::Attr(attr)) = run(volume, &mut job, getattr) else {
+            panic!("no attributes");
+        };
+        assert_eq!(attr.size, 5000);
+
+        for (before, after) in [
+            (0o6755, 0o755),
+            (0o2644, 0o2644),
+            (0o4644, 0o644),
+            (0o755, 0o755),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(before)).unwrap();
+            assert!(run(volume, &mut job, Operation::KillPrivileges { fh }).is_ok());
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, after);
+        }
+
+        let (parent, new_parent) = (NodeId::ROOT, NodeId::ROOT);
+        let rename = Operation::Rename {
+            parent,
+            new_parent,
+            flags: 0,
+        };
+        assert!(run(volume, &mut job, rename).is_ok());
+        job.name.set(c"moved");
+        let unlink = |directory| Operation::Unlink { parent, directory };
+        let as_directory = run(volume, &mut job, unlink(true));
+        assert_eq!(as_directory.err(), Some(Errno::ENOTDIR));
+        assert!(run(volume, &mut job, unlink(false)).is_ok());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
