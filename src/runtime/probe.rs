@@ -19,7 +19,7 @@ use super::config::units::rough_size;
 use super::config::{Backend, Config, Device, Hal, Local, Sandbox};
 use super::stats::{Snapshot, State};
 use crate::sys::sandbox::{Limit, limit, space, unshare};
-use crate::sys::{access, affinity, device, identity};
+use crate::sys::{access, affinity, creds, device, identity};
 use crate::wire::errno::Errno;
 
 /// What a probe found: what it is about, and either how it is or why it does not do.
@@ -135,8 +135,8 @@ fn descriptors(wanted: Option<u64>) -> Result<String, String> {
     let (_, at_most) = limit(Limit::Descriptors).map_err(|error| error.to_string())?;
     let system = fs::read_to_string("/proc/sys/fs/nr_open").unwrap_or_default();
     let system: u64 = system.trim().parse().unwrap_or(at_most);
-    // Root may raise its own limit up to the system's.
-    let allowed = if identity::uid() == 0 {
+    let may_raise = creds::capabilities().is_ok_and(|now| now.has(creds::cap::SYS_RESOURCE));
+    let allowed = if may_raise {
         system.max(at_most)
     } else {
         at_most

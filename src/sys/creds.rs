@@ -22,8 +22,12 @@ pub mod cap {
     pub const SETUID: u32 = 7;
     /// Mount; trusted extended attributes.
     pub const SYS_ADMIN: u32 = 21;
+    /// Raise limits.
+    pub const SYS_RESOURCE: u32 = 24;
     /// Make device nodes.
     pub const MKNOD: u32 = 27;
+    /// Set files' capabilities.
+    pub const SETFCAP: u32 = 31;
 }
 
 /// Hold sets of capabilities as bits.

@@ -5,6 +5,7 @@
 
 use core::ffi::CStr;
 
+use super::creds::{self, Capabilities};
 use super::{Result, check, last_error};
 
 /// Name spaces for [`unshare`].
@@ -121,23 +122,6 @@ pub fn no_new_privileges() -> Result<()> {
     Ok(())
 }
 
-#[repr(C)]
-struct CapHeader {
-    version: u32,
-    pid: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct CapData {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-/// `_LINUX_CAPABILITY_VERSION_3`: two words of each set.
-const CAP_VERSION: u32 = 0x2008_0522;
-
 /// Capabilities that the kernel's sets have room for.
 const CAP_BITS: u32 = 64;
 
@@ -153,23 +137,13 @@ pub fn keep_capabilities(keep: u64) -> Result<()> {
             unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
         }
     }
-    let mut header = CapHeader {
-        version: CAP_VERSION,
-        pid: 0,
-    };
-    let mut data = [CapData::default(); 2];
-    // SAFETY: version 3 reads a header and fills two elements.
-    let got = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
-    check(got as i32)?;
-    for (word, kept) in data.iter_mut().zip([keep as u32, (keep >> 32) as u32]) {
-        word.permitted &= kept;
-        word.effective &= kept;
-        word.inheritable = 0;
-    }
-    // SAFETY: version 3 reads a header and two elements. Ambient capabilities go with the inheritable ones.
-    let set = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) };
-    check(set as i32)?;
-    Ok(())
+    let now = creds::capabilities()?;
+    // Ambient capabilities go with the inheritable ones.
+    creds::set_capabilities(&Capabilities {
+        effective: now.effective & keep,
+        permitted: now.permitted & keep,
+        inheritable: 0,
+    })
 }
 
 /// Give a limit: what is in force and how far it may be raised.

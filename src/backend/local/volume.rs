@@ -117,6 +117,8 @@ impl LocalVolume {
             libc::O_PATH | libc::O_DIRECTORY,
         )
         .map_err(OpenError::Proc)?;
+        // Its way up would lead out of the sandbox; from a mount of its own there is none.
+        let links = file::clone_tree(links.raw(), c"").unwrap_or(links);
         let clone = detach(&directory, config.read_only);
         let detached = clone.is_some();
         let root = clone.unwrap_or(directory);
@@ -355,6 +357,27 @@ impl Cache {
             entry: life,
             attr: life,
             negative,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_open_in_the_sandbox_has_no_way_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = LocalVolume::open(Config::new(dir.path())).unwrap();
+        if !volume.detached {
+            // Without CAP_SYS_ADMIN there is no mount of its own, and the walls are those of openat2 alone.
+            return;
+        }
+        for directory in [&volume.root, &volume.root_dir, &volume.links] {
+            let flags = libc::O_PATH | libc::O_DIRECTORY;
+            let up = file::openat(directory.raw(), c"../..", flags).unwrap();
+            let inode = |fd: &Fd| stat::statx(fd.raw(), attrs::BASIC, 0).unwrap().stx_ino;
+            assert_eq!(inode(&up), inode(directory));
         }
     }
 }

@@ -51,7 +51,7 @@ pub struct Runtime {
     pub dir: PathBuf,
     /// What the process gives up once everything is open. Default: full.
     pub sandbox: Sandbox,
-    /// Open descriptors that the process may have (`RLIMIT_NOFILE`). Default: as many as the system allows.
+    /// Open descriptors that the process may have (`RLIMIT_NOFILE`). Default: the hard limit.
     pub descriptors: Option<u64>,
 }
 

@@ -23,24 +23,22 @@ use std::vec::Vec;
 pub use self::room::Room;
 use super::config::{Backend, Config, Sandbox};
 use crate::log::{info, warn};
+use crate::sys::creds::cap;
 use crate::sys::sandbox::{self as sys, Limit, UNLIMITED};
 use crate::wire::errno::Errno;
 
-/// Capabilities that backends work with: number and name of `linux/capability.h`.
+/// Capabilities that backends work with, and their names.
 const CAPABILITIES: &[(u32, &str)] = &[
-    (0, "chown"),
-    (1, "dac_override"),
-    (2, "dac_read_search"),
-    (3, "fowner"),
-    (4, "fsetid"),
-    (6, "setgid"),
-    (7, "setuid"),
-    (27, "mknod"),
-    (31, "setfcap"),
+    (cap::CHOWN, "chown"),
+    (cap::DAC_OVERRIDE, "dac_override"),
+    (cap::DAC_READ_SEARCH, "dac_read_search"),
+    (cap::FOWNER, "fowner"),
+    (cap::FSETID, "fsetid"),
+    (cap::SETGID, "setgid"),
+    (cap::SETUID, "setuid"),
+    (cap::MKNOD, "mknod"),
+    (cap::SETFCAP, "setfcap"),
 ];
-
-/// `CAP_DAC_READ_SEARCH`: open by handle, read what permissions forbid.
-const READ_SEARCH: u64 = 1 << 2;
 
 /// Say why the sandbox could not be closed.
 #[derive(Debug)]
@@ -133,7 +131,7 @@ fn capabilities(config: &Config) -> u64 {
     let of = |backend: &Backend| match backend {
         Backend::Null { .. } => 0,
         // Every user's files can be read; nothing is made or changed.
-        Backend::Local(local) if local.read_only => READ_SEARCH,
+        Backend::Local(local) if local.read_only => 1 << cap::DAC_READ_SEARCH,
         Backend::Local(_) => CAPABILITIES
             .iter()
             .fold(0, |set, (number, _)| set | 1 << number),
