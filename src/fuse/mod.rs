@@ -28,7 +28,7 @@ pub use negotiate::{Limits, Wishes};
 pub use reply::number;
 pub use reply::{
     Attributes, Body, Copied, Created, Data, DirEntries, DirEntriesPlus, Ioctl, Reply, Statfs,
-    StatxReply, Target, XattrValue, unanswered,
+    StatxReply, Target, XattrValue,
 };
 pub use session::{Session, Volume};
 pub use types::{

@@ -1,11 +1,11 @@
 //! Replies: typed by operation, given exactly once, at once or later.
 //!
 //! A reply owns its request's entry in the table, so the host's memory that it lends stays valid while it lives, and
-//! answering consumes it. One that is dropped unanswered answers `EIO` and is counted ([`unanswered`]): a bug of the
-//! backend that the host still survives.
+//! answering consumes it. One that is dropped unanswered answers `EIO` and is counted
+//! ([`RequestTable::unanswered`](crate::mem::RequestTable::unanswered)): a bug of the backend that the host still
+//! survives.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use zerocopy::{Immutable, IntoBytes};
@@ -18,13 +18,6 @@ use crate::wire::fuse::{
     Kstatfs, LkOut, LseekOut, OUT_HEADER_LEN, Opcode, OpenOut, OutHeader, PollOut, Statx, StatxOut,
     WriteOut,
 };
-
-static UNANSWERED: AtomicU64 = AtomicU64::new(0);
-
-/// Give the number of replies that backends of this process dropped unanswered.
-pub fn unanswered() -> u64 {
-    UNANSWERED.load(Ordering::Relaxed)
-}
 
 /// Answer one request with a `T`, or with an error.
 #[must_use = "a dropped reply answers EIO"]
@@ -109,7 +102,7 @@ impl<T> Reply<T> {
 impl<T> Drop for Reply<T> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            UNANSWERED.fetch_add(1, Ordering::Relaxed);
+            slot.count_unanswered();
             finish(slot, 0, Errno::EIO.get());
         }
     }

@@ -94,6 +94,7 @@ pub struct RequestTable {
     finished_head: Cell<u16>,
     finished_tail: Cell<u16>,
     taken: Cell<u16>,
+    unanswered: Cell<u64>,
 }
 
 impl RequestTable {
@@ -111,6 +112,7 @@ impl RequestTable {
             finished_head: Cell::new(NONE),
             finished_tail: Cell::new(NONE),
             taken: Cell::new(0),
+            unanswered: Cell::new(0),
         };
         Ok(arena.place(table)?)
     }
@@ -151,6 +153,11 @@ impl RequestTable {
     /// Give the number of entries that are taken: in flight, or finished and not yet handed back.
     pub fn in_use(&self) -> u16 {
         self.taken.get()
+    }
+
+    /// Give the number of requests that ended because their reply was dropped: each is a bug of a backend.
+    pub fn unanswered(&self) -> u64 {
+        self.unanswered.get()
     }
 
     /// Hand back the oldest request that ended and free its entry.
@@ -252,6 +259,13 @@ impl Slot {
     pub fn segments_mut(&mut self) -> &mut SegmentList {
         // SAFETY: as for `segments`.
         unsafe { &mut *self.entry.segments.get() }
+    }
+
+    /// Count a request whose reply was dropped; it is yet to be finished.
+    #[cold]
+    pub fn count_unanswered(&self) {
+        let count = &self.table.unanswered;
+        count.set(count.get() + 1);
     }
 
     /// End the request: `written` bytes of reply are in place, with this error number.

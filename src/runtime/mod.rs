@@ -41,4 +41,4 @@ pub use core_loop::{CoreLoop, Polling, Stop};
 pub use device::{Backend, Control, Device, SessionEvents, Share, spread};
 #[cfg(feature = "daemon")]
 pub use serve::{ServeError, serve};
-pub use worker::{Admission, Lane, Observer, Worker};
+pub use worker::{Admission, Lane, Load, Observer, Worker};

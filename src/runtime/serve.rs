@@ -27,7 +27,6 @@ use super::sandbox;
 use super::stats::{Counters, Description, Gauge, Stats};
 use super::warden::Warden;
 use super::worker::Admission;
-use crate::fuse::unanswered;
 use crate::log::{info, warn};
 use crate::sys::time::cycle_rate;
 use crate::sys::{affinity, signal};
@@ -141,7 +140,6 @@ fn set_gauges(devices: &[Device], stats: &'static Stats) {
         if let Some(counters) = stats.counters(number, 0) {
             counters.set(Gauge::Nodes, device.backend.nodes());
             counters.set(Gauge::OpenFiles, device.backend.open_files());
-            counters.set(Gauge::Unanswered, unanswered());
         }
     }
 }

@@ -8,13 +8,22 @@ use crate::sys::time::{Instant, cycles};
 /// Most requests taken from one queue in a round, so that no queue starves the others.
 const BURST: usize = 64;
 
+/// Say how a device's tables stand on one core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that were taken and not yet given back.
+    pub in_flight: usize,
+    /// Replies that the backend dropped unanswered since the start.
+    pub unanswered: u64,
+}
+
 /// Hear of each request that ended.
 pub trait Observer {
     /// A request ended; `now` is in the unit of [`Finished::started`].
     fn finished(&mut self, finished: &Finished, now: u64);
 
-    /// This many requests are in flight on this core; told at the end of a round that changed it.
-    fn in_flight(&mut self, count: usize);
+    /// Hear how the tables stand at the end of a round that changed them.
+    fn round_ended(&mut self, load: Load);
 }
 
 /// Bound how much a device may do.
@@ -78,7 +87,7 @@ impl Worker {
         let polled = self.fs.poll(now);
         let published = self.publish();
         if taken || published {
-            self.observer.in_flight(self.in_flight());
+            self.observer.round_ended(self.load());
         }
         taken || polled || published
     }
@@ -166,6 +175,13 @@ impl Worker {
     /// End all waiting, so that [`Self::in_flight`] goes to zero.
     pub fn shutdown(&mut self) {
         self.fs.shutdown();
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            in_flight: self.in_flight(),
+            unanswered: self.tables.iter().map(|table| table.unanswered()).sum(),
+        }
     }
 
     /// Give the number of requests that were taken and not yet given back.
@@ -258,7 +274,7 @@ mod tests {
             self.0 += 1;
         }
 
-        fn in_flight(&mut self, _: usize) {}
+        fn round_ended(&mut self, _: Load) {}
     }
 
     /// Close after a number of requests, for a second.

@@ -14,7 +14,7 @@ use dpfs::backend::null::{Config, Null};
 use dpfs::fuse::{Dispatcher, Limits, Session};
 use dpfs::hal::loopback::{self, FEATURES, Layout};
 use dpfs::mem::{Finished, RequestTable};
-use dpfs::runtime::{Lane, Observer, Worker};
+use dpfs::runtime::{Lane, Load, Observer, Worker};
 use dpfs::sys::map;
 use dpfs::sys::time::Instant;
 use dpfs::virtq::driver::{Buffer, Driver};
@@ -45,7 +45,7 @@ impl Observer for Count {
         self.latency += now.wrapping_sub(finished.started);
     }
 
-    fn in_flight(&mut self, _: usize) {}
+    fn round_ended(&mut self, _: Load) {}
 }
 
 fn readable(address: u64, len: u32) -> Buffer {

@@ -23,7 +23,7 @@ use dpfs::fuse::{Limits, Session};
 use dpfs::hal::fuse_dev::{Config, FuseMount, Method, MountError, mount};
 use dpfs::hal::{Events, Queue};
 use dpfs::mem::Finished;
-use dpfs::runtime::{CoreLoop, Observer, Polling, Share, Stop};
+use dpfs::runtime::{CoreLoop, Load, Observer, Polling, Share, Stop};
 use dpfs::sys::identity;
 use dpfs::wire::open_flags::ClientArch;
 use memfs::Volatile;
@@ -33,7 +33,7 @@ struct Nobody;
 
 impl Observer for Nobody {
     fn finished(&mut self, _finished: &Finished, _now: u64) {}
-    fn in_flight(&mut self, _count: usize) {}
+    fn round_ended(&mut self, _: Load) {}
 }
 
 /// Pass on the end of the device, and count it.

@@ -2,9 +2,7 @@
 
 use std::ffi::CStr;
 
-use dpfs::fuse::{
-    Data, DirEntries, Fh, FileSystem, NodeId, Reply, Request, Target, XattrValue, unanswered,
-};
+use dpfs::fuse::{Data, DirEntries, Fh, FileSystem, NodeId, Reply, Request, Target, XattrValue};
 use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::*;
 use dpfs::wire::open_flags::OpenFlags;
@@ -29,14 +27,14 @@ fn asked() -> impl Iterator<Item = (Opcode, dpfs_harness::Message)> {
 fn a_dropped_reply_answers_eio_and_is_counted() {
     let mut bed = Bed::mounted(Recorder::with(Mode::Drop));
     for (opcode, message) in asked() {
-        let before = unanswered();
+        let before = bed.unanswered();
         assert_eq!(
             bed.call(&message).error(),
             Some(Errno::EIO),
             "{}",
             opcode.name()
         );
-        assert_eq!(unanswered(), before + 1, "{}", opcode.name());
+        assert_eq!(bed.unanswered(), before + 1, "{}", opcode.name());
     }
 }
 

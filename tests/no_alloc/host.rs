@@ -3,7 +3,7 @@
 use dpfs::fuse::{Limits, Session};
 use dpfs::hal::loopback::{self, FEATURES};
 use dpfs::mem::Finished;
-use dpfs::runtime::{Backend, Observer, Share, Worker};
+use dpfs::runtime::{Backend, Load, Observer, Share, Worker};
 use dpfs::sys::map;
 use dpfs::sys::time::Instant;
 use dpfs::virtq::driver::{Buffer, Driver};
@@ -29,7 +29,7 @@ struct Deaf;
 
 impl Observer for Deaf {
     fn finished(&mut self, _finished: &Finished, _now: u64) {}
-    fn in_flight(&mut self, _count: usize) {}
+    fn round_ended(&mut self, _: Load) {}
 }
 
 /// Stand for the host: the driver's side of the queue, and the requests that its kernel would send.

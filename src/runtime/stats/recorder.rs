@@ -15,7 +15,7 @@ use super::layout::{
 };
 use super::{FILE, histogram, reader};
 use crate::mem::Finished;
-use crate::runtime::worker::Observer;
+use crate::runtime::worker::{Load, Observer};
 use crate::sys::map::SharedWords;
 use crate::sys::time;
 
@@ -226,8 +226,9 @@ impl Observer for Counters {
     }
 
     #[inline]
-    fn in_flight(&mut self, count: usize) {
-        self.set(Gauge::InFlight, count as u64);
+    fn round_ended(&mut self, load: Load) {
+        self.set(Gauge::InFlight, load.in_flight as u64);
+        self.set(Gauge::Unanswered, load.unanswered);
     }
 }
 

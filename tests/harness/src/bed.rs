@@ -158,6 +158,11 @@ impl<F: FileSystem> Bed<F> {
         self.parts.session
     }
 
+    /// Give the number of replies that the backend dropped unanswered.
+    pub fn unanswered(&self) -> u64 {
+        self.parts.tables[0].unanswered()
+    }
+
     /// Give the number of requests that are not yet answered.
     pub fn pending(&self) -> usize {
         self.flying.len()
