@@ -67,22 +67,17 @@ impl Dispatcher {
         started: u64,
     ) {
         let epoch = self.session.epoch();
-        let Ok(header) = slot.segments_mut().read_value::<InHeader>() else {
+        let Ok(header) = slot.begin(token, epoch, started) else {
             // Not even a header to answer to.
-            slot.begin(token, InHeader::default(), epoch, started);
             return slot.finish(0, Errno::EINVAL.get() as u16);
         };
-        slot.begin(token, header, epoch, started);
-        let opcode = Opcode::new(header.opcode);
         let sent = slot.segments().readable_len();
         let body = (header.len as usize)
             .checked_sub(IN_HEADER_LEN)
             .filter(|&len| len <= sent);
         slot.segments_mut().limit_readable(body.unwrap_or(0));
-        if matches!(
-            opcode,
-            Some(Opcode::FORGET | Opcode::BATCH_FORGET | Opcode::NOTIFY_REPLY)
-        ) {
+        let opcode = Opcode::new(header.opcode);
+        if opcode.is_some_and(Opcode::is_unanswered) {
             self.forget(fs, opcode, &header, &mut slot);
             return slot.finish(0, 0);
         }
@@ -92,6 +87,37 @@ impl Dispatcher {
         }
         check!(slot, body.ok_or(Errno::EINVAL));
         let opcode = check!(slot, opcode.ok_or(Errno::ENOSYS));
+        if opcode.is_of_session() || !self.session.ready() {
+            return self.of_session(fs, tables, opcode, slot);
+        }
+        let caller = Caller {
+            uid: header.uid,
+            gid: header.gid,
+            pid: header.pid,
+        };
+        let rq = Request {
+            id: slot.id(),
+            caller,
+            epoch,
+        };
+        let call = Call {
+            session: self.session,
+            fs,
+            rq,
+            node: NodeId(header.nodeid),
+        };
+        call.decode(opcode, slot, self.scratch);
+    }
+
+    /// Answer what begins and ends a session, and whatever comes while there is none.
+    #[cold]
+    fn of_session(
+        &mut self,
+        fs: &mut dyn FileSystem,
+        tables: &[&'static RequestTable],
+        opcode: Opcode,
+        mut slot: Slot,
+    ) {
         match opcode {
             Opcode::INIT => {
                 let out = check!(slot, self.session.init(&mut slot, fs));
@@ -101,28 +127,9 @@ impl Dispatcher {
                 self.session.reset();
                 Reply::<()>::new(slot).ok(());
             }
+            Opcode::INTERRUPT if self.session.ready() => self.interrupt(fs, tables, slot),
             // The host does not know this session any more, or not yet.
-            _ if !self.session.ready() => Reply::<()>::new(slot).err(Errno::EIO),
-            Opcode::INTERRUPT => self.interrupt(fs, tables, slot),
-            _ => {
-                let caller = Caller {
-                    uid: header.uid,
-                    gid: header.gid,
-                    pid: header.pid,
-                };
-                let rq = Request {
-                    id: slot.id(),
-                    caller,
-                    epoch,
-                };
-                let call = Call {
-                    session: self.session,
-                    fs,
-                    rq,
-                    node: NodeId(header.nodeid),
-                };
-                call.decode(opcode, slot, self.scratch);
-            }
+            _ => Reply::<()>::new(slot).err(Errno::EIO),
         }
     }
 
@@ -463,13 +470,12 @@ impl Call<'_> {
                 if args.size > 0 {
                     slot.segments_mut().limit_writable(args.size as usize);
                 }
+                slot.set_room(args.size);
                 if opcode == Opcode::GETXATTR {
                     let name = check!(slot, xattr_name(&mut bytes));
-                    self.fs
-                        .getxattr(rq, node, name, Reply::with_room(slot, args.size));
+                    self.fs.getxattr(rq, node, name, Reply::new(slot));
                 } else {
-                    self.fs
-                        .listxattr(rq, node, Reply::with_room(slot, args.size));
+                    self.fs.listxattr(rq, node, Reply::new(slot));
                 }
             }
             Opcode::REMOVEXATTR => {

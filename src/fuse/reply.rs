@@ -24,8 +24,6 @@ use crate::wire::fuse::{
 pub struct Reply<T> {
     /// `None` only in between being answered and being dropped.
     slot: Option<Slot>,
-    /// Room that GETXATTR and LISTXATTR name; zero for the others.
-    room: u32,
     kind: PhantomData<T>,
 }
 
@@ -47,13 +45,8 @@ fn finish(slot: Slot, body: usize, error: i32) {
 
 impl<T> Reply<T> {
     pub(super) fn new(slot: Slot) -> Self {
-        Self::with_room(slot, 0)
-    }
-
-    pub(super) fn with_room(slot: Slot, room: u32) -> Self {
         Self {
             slot: Some(slot),
-            room,
             kind: PhantomData,
         }
     }
@@ -369,12 +362,12 @@ pub struct XattrValue(());
 impl Reply<XattrValue> {
     /// Give the room that the host has in bytes; zero asks for the length alone.
     pub fn wanted(&self) -> usize {
-        self.room as usize
+        self.slot().room() as usize
     }
 
     /// Answer with the value, or with its length if that was asked for; `ERANGE` when there is too little room.
     pub fn ok(self, value: &[u8]) {
-        if self.room == 0 {
+        if self.slot().room() == 0 {
             return self.length(value.len());
         }
         let written = self.slot().segments().write_at(0, value);

@@ -9,7 +9,7 @@ use core::cell::{Cell, UnsafeCell};
 
 use zerocopy::{FromZeros, KnownLayout};
 
-use super::{Arena, OutOfMemory, SegmentList};
+use super::{Arena, OutOfMemory, SegmentList, TooShort};
 use crate::wire::fuse::InHeader;
 
 /// Hold what a HAL needs to complete a request: an opaque number of its own.
@@ -60,10 +60,11 @@ pub struct Finished {
     pub started: u64,
 }
 
-const NONE: u16 = u16::MAX;
-
 /// Where an entry stands. Only a busy one can be found by its `unique`.
 const BUSY: u8 = 1;
+
+/// Name an entry, without the multiplication and the check that an index costs.
+type Link = Cell<Option<&'static Entry>>;
 
 #[derive(FromZeros, KnownLayout)]
 #[repr(C, align(64))]
@@ -78,9 +79,12 @@ struct Entry {
     /// Place in the table.
     index: Cell<u16>,
     /// Link of the free or the finished list.
-    next: Cell<u16>,
+    next: Link,
     state: Cell<u8>,
     interrupted: Cell<bool>,
+    room: Cell<u32>,
+    /// The table, once the entry was used.
+    table: Cell<Option<&'static RequestTable>>,
     segments: UnsafeCell<SegmentList>,
 }
 
@@ -90,9 +94,9 @@ pub struct RequestTable {
     first: u32,
     /// Entries from here on were never used; their memory is untouched.
     fresh: Cell<u16>,
-    free: Cell<u16>,
-    finished_head: Cell<u16>,
-    finished_tail: Cell<u16>,
+    free: Link,
+    finished_head: Link,
+    finished_tail: Link,
     taken: Cell<u16>,
     unanswered: Cell<u64>,
 }
@@ -103,14 +107,13 @@ impl RequestTable {
     /// # Errors
     /// [`OutOfMemory`] when the arena is too small.
     pub fn new(arena: &Arena, depth: u16, first: u32) -> Result<&'static Self, OutOfMemory> {
-        let depth = depth.min(NONE - 1);
         let table = Self {
             entries: arena.zeroed(depth as usize)?,
             first,
             fresh: Cell::new(0),
-            free: Cell::new(NONE),
-            finished_head: Cell::new(NONE),
-            finished_tail: Cell::new(NONE),
+            free: Cell::new(None),
+            finished_head: Cell::new(None),
+            finished_tail: Cell::new(None),
             taken: Cell::new(0),
             unanswered: Cell::new(0),
         };
@@ -125,24 +128,27 @@ impl RequestTable {
     /// Take an empty entry, or `None` when all are in use: then the queue waits.
     #[inline]
     pub fn take(&'static self) -> Option<Slot> {
-        let index = match self.free.get() {
-            NONE if (self.fresh.get() as usize) < self.entries.len() => {
-                let index = self.fresh.get();
-                self.fresh.set(index + 1);
-                index
+        let entry = match self.free.get() {
+            Some(entry) => {
+                self.free.set(entry.next.get());
+                entry
             }
-            NONE => return None,
-            index => {
-                self.free.set(self.entries[index as usize].next.get());
-                index
-            }
+            None => self.take_fresh()?,
         };
         self.taken.set(self.taken.get() + 1);
-        let entry = &self.entries[index as usize];
-        entry.index.set(index);
-        let mut slot = Slot { table: self, entry };
+        let mut slot = Slot(entry);
         slot.segments_mut().clear();
         Some(slot)
+    }
+
+    #[cold]
+    fn take_fresh(&'static self) -> Option<&'static Entry> {
+        let index = self.fresh.get();
+        let entry = self.entries.get(index as usize)?;
+        self.fresh.set(index + 1);
+        entry.index.set(index);
+        entry.table.set(Some(self));
+        Some(entry)
     }
 
     /// Give the number of entries.
@@ -163,8 +169,7 @@ impl RequestTable {
     /// Hand back the oldest request that ended and free its entry.
     #[inline]
     pub fn finished(&self) -> Option<Finished> {
-        let index = self.finished_head.get();
-        let entry = self.entries.get(index as usize)?;
+        let entry = self.finished_head.get()?;
         self.finished_head.set(entry.next.get());
         let header = entry.header.get();
         self.release(entry);
@@ -197,53 +202,75 @@ impl RequestTable {
     }
 
     #[inline]
-    fn release(&self, entry: &Entry) {
+    fn release(&self, entry: &'static Entry) {
         entry.generation.set(entry.generation.get().wrapping_add(1));
         entry.next.set(self.free.get());
-        self.free.set(entry.index.get());
+        self.free.set(Some(entry));
         self.taken.set(self.taken.get() - 1);
     }
 }
 
 /// Own one entry of a table. Dropping it unfinished frees the entry and answers nothing.
-pub struct Slot {
-    table: &'static RequestTable,
-    entry: &'static Entry,
-}
+///
+/// One pointer, for it is handed from layer to layer.
+pub struct Slot(&'static Entry);
 
 impl Slot {
+    #[inline(always)]
+    fn table(&self) -> &'static RequestTable {
+        self.0
+            .table
+            .get()
+            .expect("set before the first slot is given")
+    }
+
     /// Give the request's identity.
     #[inline]
     pub fn id(&self) -> SlotId {
-        self.table.id(self.entry)
+        self.table().id(self.0)
     }
 
-    /// Begin a request: remember the HAL's token, the header and when it was taken.
+    /// Begin a request: remember the HAL's token, the session and when it was taken, and copy out the header.
+    ///
+    /// # Errors
+    /// [`TooShort`] when the host did not write a whole header; it is all zero then.
     #[inline]
-    pub fn begin(&mut self, token: Token, header: InHeader, epoch: u32, started: u64) {
-        let entry = self.entry;
+    pub fn begin(&mut self, token: Token, epoch: u32, started: u64) -> Result<InHeader, TooShort> {
+        let header = self.segments_mut().read_value();
+        let entry = self.0;
         entry.token.set(token);
-        entry.header.set(header);
+        entry.header.set(header.unwrap_or_default());
         entry.epoch.set(epoch);
         entry.started.set(started);
         entry.interrupted.set(false);
         entry.state.set(BUSY);
+        header
     }
 
     /// Give the request's header.
     #[inline]
     pub fn header(&self) -> InHeader {
-        self.entry.header.get()
+        self.0.header.get()
     }
 
     /// Give the session that the request belongs to.
     pub fn epoch(&self) -> u32 {
-        self.entry.epoch.get()
+        self.0.epoch.get()
     }
 
     /// Tell whether the host interrupted the request.
     pub fn interrupted(&self) -> bool {
-        self.entry.interrupted.get()
+        self.0.interrupted.get()
+    }
+
+    /// Remember how many bytes the request asks for where its arguments say so and not its buffers.
+    pub fn set_room(&mut self, room: u32) {
+        self.0.room.set(room);
+    }
+
+    /// Give what [`Self::set_room`] was given for this request.
+    pub fn room(&self) -> u32 {
+        self.0.room.get()
     }
 
     /// Give the request's segments.
@@ -251,70 +278,85 @@ impl Slot {
     pub fn segments(&self) -> &SegmentList {
         // SAFETY: this slot is the entry's only handle, the table gives no other access to the list, and a mutable
         // borrow needs `&mut self`.
-        unsafe { &*self.entry.segments.get() }
+        unsafe { &*self.0.segments.get() }
     }
 
     /// Give the request's segments, to change them.
     #[inline]
     pub fn segments_mut(&mut self) -> &mut SegmentList {
         // SAFETY: as for `segments`.
-        unsafe { &mut *self.entry.segments.get() }
+        unsafe { &mut *self.0.segments.get() }
     }
 
     /// Count a request whose reply was dropped; it is yet to be finished.
     #[cold]
     pub fn count_unanswered(&self) {
-        let count = &self.table.unanswered;
+        let count = &self.table().unanswered;
         count.set(count.get() + 1);
     }
 
     /// End the request: `written` bytes of reply are in place, with this error number.
     #[inline]
     pub fn finish(self, written: u32, error: u16) {
-        let (table, entry) = (self.table, self.entry);
-        let index = entry.index.get();
+        let (table, entry) = (self.table(), self.0);
         core::mem::forget(self);
         entry.written.set(written);
         entry.error.set(error);
         entry.state.set(0);
-        entry.next.set(NONE);
-        if table.finished_head.get() == NONE {
-            table.finished_head.set(index);
-        } else {
-            table.entries[table.finished_tail.get() as usize]
+        entry.next.set(None);
+        match table.finished_head.get() {
+            None => table.finished_head.set(Some(entry)),
+            // Not `None`: the list has a head.
+            Some(_) => table
+                .finished_tail
+                .get()
+                .unwrap_or(entry)
                 .next
-                .set(index);
+                .set(Some(entry)),
         }
-        table.finished_tail.set(index);
+        table.finished_tail.set(Some(entry));
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.entry.state.set(0);
-        self.table.release(self.entry);
+        self.0.state.set(0);
+        self.table().release(self.0);
     }
 }
 
 #[cfg(all(test, feature = "std"))]
 mod tests {
+    use super::super::Segment;
     use super::super::arena::test_arena;
     use super::*;
+    use zerocopy::IntoBytes;
 
     fn table(depth: u16) -> &'static RequestTable {
         RequestTable::new(&test_arena(RequestTable::footprint(depth)), depth, 100).unwrap()
     }
 
     fn begin(slot: &mut Slot, token: u64, unique: u64) {
-        slot.begin(
-            Token(token),
-            InHeader {
-                unique,
-                ..InHeader::default()
-            },
-            1,
-            0,
-        );
+        let header = InHeader {
+            unique,
+            ..InHeader::default()
+        };
+        let bytes = header.as_bytes().to_vec().leak();
+        // SAFETY: the bytes are leaked, and only read.
+        let segment = unsafe { Segment::new(bytes.as_mut_ptr(), bytes.len()) };
+        slot.segments_mut().push_readable(segment).unwrap();
+        let copied = slot.begin(Token(token), 1, 0).unwrap();
+        assert_eq!(copied.unique, unique);
+    }
+
+    #[test]
+    fn a_request_without_a_whole_header_begins_with_an_empty_one() {
+        let table = table(1);
+        let mut slot = table.take().unwrap();
+        assert_eq!(slot.begin(Token(3), 1, 0).err(), Some(TooShort));
+        slot.finish(0, 22);
+        let finished = table.finished().unwrap();
+        assert_eq!((finished.token, finished.opcode), (Token(3), 0));
     }
 
     #[test]

@@ -127,6 +127,30 @@ impl SegmentList {
         Ok(())
     }
 
+    /// Fill an empty list with what [`Self::places`] holds: `readable` segments of `readable_len` bytes in all, then
+    /// others up to `end`, of `writable_len` bytes, none of them empty.
+    #[inline(always)]
+    pub(crate) fn fill(
+        &mut self,
+        readable: usize,
+        end: usize,
+        readable_len: usize,
+        writable_len: usize,
+    ) {
+        debug_assert!(self.end == 0 && readable <= end && end <= MAX_SEGMENTS);
+        self.read_end = readable as u16;
+        self.write_start = readable as u16;
+        self.end = end as u16;
+        self.readable_len = readable_len;
+        self.writable_len = writable_len;
+    }
+
+    /// Lend the places of the segments, to be counted by [`Self::fill`].
+    #[inline(always)]
+    pub(crate) fn places(&mut self) -> &mut [Segment; MAX_SEGMENTS] {
+        &mut self.segments
+    }
+
     /// Give the readable segments that are left.
     pub fn readable(&self) -> &[Segment] {
         &self.segments[self.read_start as usize..self.read_end as usize]
@@ -174,17 +198,20 @@ impl SegmentList {
         let size = size_of::<T>();
         if self.read_start < self.read_end {
             let first = &mut self.segments[self.read_start as usize];
-            // The common case: a structure in one piece, and more behind it or nothing.
+            // The common cases: a structure in a segment of its own, or with more behind it.
             if first.len >= size {
                 // SAFETY: `size` bytes of a live segment; any bytes are a `T`. The read is volatile so that the
                 // compiler never reads a second time what the host may have changed since; packed, for the host
                 // aligns as it likes.
                 let value = unsafe { first.base.cast::<Packed<T>>().read_volatile() }.0;
-                // SAFETY: at most the end of the segment.
-                first.base = unsafe { first.base.add(size) };
-                first.len -= size;
                 self.readable_len -= size;
-                self.read_start += u16::from(first.len == 0);
+                if first.len == size {
+                    self.read_start += 1;
+                } else {
+                    // SAFETY: before the end of the segment.
+                    first.base = unsafe { first.base.add(size) };
+                    first.len -= size;
+                }
                 return Ok(value);
             }
         }

@@ -101,6 +101,8 @@ impl Worker {
         }
         let mut taken = false;
         for lane in self.lanes.iter_mut() {
+            // What one look at the queue finds was sent before it: one time for all.
+            let started = cycles();
             for _ in 0..BURST {
                 let Some(mut slot) = lane.table.take() else {
                     break;
@@ -110,7 +112,7 @@ impl Worker {
                 };
                 taken = true;
                 self.dispatcher
-                    .dispatch(self.fs, self.tables, slot, token, cycles());
+                    .dispatch(self.fs, self.tables, slot, token, started);
             }
         }
         taken
@@ -119,9 +121,12 @@ impl Worker {
     fn publish(&mut self) -> bool {
         let mut published = false;
         for lane in self.lanes.iter_mut() {
+            // One time for all, since the host sees them together.
+            let mut now = None;
             while let Some(finished) = lane.table.finished() {
                 lane.queue.complete(finished.token, finished.written);
-                self.observer.finished(&finished, cycles());
+                self.observer
+                    .finished(&finished, *now.get_or_insert_with(cycles));
                 if let Some(admission) = &mut self.admission {
                     admission.charge(&finished);
                 }

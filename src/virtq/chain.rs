@@ -5,12 +5,12 @@ use super::layout::{
     load_descriptor,
 };
 use super::memory::{MemoryMap, RegionCache};
-use crate::mem::{Segment, SegmentList};
+use crate::mem::{MAX_SEGMENTS, Segment, SegmentList};
 
 /// Most descriptors of an indirect table.
 ///
 /// Drivers do exceed the queue's size there (Linux checks it only for direct chains), so that is not the limit; a
-/// request can use no more than [`MAX_SEGMENTS`](crate::mem::MAX_SEGMENTS) that are not empty anyway.
+/// request can use no more than [`MAX_SEGMENTS`] that are not empty anyway.
 pub const MAX_INDIRECT: u32 = 1024;
 
 /// Say how a chain breaks the rules (VIRTIO 1.3, sections 2.7.5 and 2.7.13).
@@ -49,9 +49,84 @@ enum Table {
     Scattered(u64),
 }
 
-/// Put the buffers of the chain at `head`, which is below the size, into the empty list.
-#[inline]
-pub(super) fn walk(
+/// Put the buffers of the chain at `head`, which is below the size, into the empty list, if the chain is of the common
+/// shape: all in the region that was used last, every buffer in one piece and not empty, directly in the ring or all
+/// in one indirect table that is aligned.
+///
+/// `None`, and the list as it was, for any other: it is then to be walked again from its head by [`walk_any`], which
+/// checks every rule in its place. What the short way does not understand may be fine, and has its error if not.
+#[inline(always)]
+pub(super) fn walk_common(
+    rings: &Rings,
+    head: u16,
+    indirect: bool,
+    cache: &RegionCache,
+    list: &mut SegmentList,
+) -> Option<()> {
+    let region = cache.last();
+    let mut table = rings.table();
+    let mut table_len = u32::from(rings.size());
+    // SAFETY: `head` is below the size, and that many descriptors lie there by the contract of `Rings::new`.
+    let mut descriptor =
+        unsafe { load_descriptor(table.add(usize::from(head) * DESC_LEN as usize)) };
+    if descriptor.flags & DESC_F_INDIRECT != 0 {
+        table = region.place(descriptor.address, descriptor.len.into())?;
+        table_len = descriptor.len / DESC_LEN as u32;
+        if !indirect
+            || descriptor.flags & DESC_F_NEXT != 0
+            || descriptor.len % DESC_LEN as u32 != 0
+            || !(1..=MAX_INDIRECT).contains(&table_len)
+            || !(table as usize).is_multiple_of(8)
+        {
+            return None;
+        }
+        // SAFETY: the whole table, of one descriptor at least, lies in one piece at `table`, a multiple of 8.
+        descriptor = unsafe { load_descriptor(table) };
+    }
+    // Each descriptor is a segment here, so one count bounds both, and a chain in a circle reaches it.
+    let most = (table_len as usize).min(MAX_SEGMENTS);
+    let places = &mut list.places()[..most];
+    let (mut count, mut readable) = (0, 0);
+    let (mut readable_len, mut writable_len) = (0, 0);
+    loop {
+        let len = descriptor.len as usize;
+        let base = region.place(descriptor.address, len as u64)?;
+        // SAFETY: as in `push`.
+        *places.get_mut(count)? = unsafe { Segment::new(base, len) };
+        count += 1;
+        if descriptor.flags & DESC_F_WRITE != 0 {
+            writable_len += len;
+        } else {
+            if writable_len != 0 {
+                return None;
+            }
+            readable = count;
+            readable_len += len;
+        }
+        if len == 0 {
+            return None;
+        }
+        match descriptor.flags & (DESC_F_NEXT | DESC_F_INDIRECT) {
+            0 => break,
+            DESC_F_NEXT => {}
+            _ => return None,
+        }
+        let next = u32::from(descriptor.next);
+        if next >= table_len {
+            return None;
+        }
+        // SAFETY: `next` is below the number of descriptors at `table`.
+        descriptor = unsafe { load_descriptor(table.add(next as usize * DESC_LEN as usize)) };
+    }
+    if readable_len as u64 + writable_len as u64 > u64::from(u32::MAX) {
+        return None;
+    }
+    list.fill(readable, count, readable_len, writable_len);
+    Some(())
+}
+
+/// Put the buffers of a chain of any shape into the empty list, with every rule checked.
+pub(super) fn walk_any(
     rings: &Rings,
     head: u16,
     indirect: bool,
@@ -419,7 +494,7 @@ mod tests {
         let mut guest = guest();
         let data = guest.data();
         let table = data + 1024;
-        let most = crate::mem::MAX_SEGMENTS as u16;
+        let most = MAX_SEGMENTS as u16;
         for count in [most, most + 1] {
             for index in 0..count {
                 let flags = if index + 1 < count { NEXT } else { 0 };

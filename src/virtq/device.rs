@@ -146,7 +146,15 @@ impl DeviceQueue {
     #[inline(always)]
     fn walk(&mut self, head: u16, map: &MemoryMap, list: &mut SegmentList) -> Taken {
         self.in_flight += 1;
-        match chain::walk(&self.rings, head, self.indirect, map, &mut self.cache, list) {
+        match chain::walk_common(&self.rings, head, self.indirect, &self.cache, list) {
+            Some(()) => Taken::Chain(head),
+            None => self.walk_any(head, map, list),
+        }
+    }
+
+    #[cold]
+    fn walk_any(&mut self, head: u16, map: &MemoryMap, list: &mut SegmentList) -> Taken {
+        match chain::walk_any(&self.rings, head, self.indirect, map, &mut self.cache, list) {
             Ok(()) => Taken::Chain(head),
             Err(error) => Taken::Bad(head, error),
         }

@@ -40,7 +40,7 @@ impl Region {
 
     /// Give where `len` bytes from `address` are mapped when all of them lie in this region.
     #[inline(always)]
-    fn place(&self, address: u64, len: u64) -> Option<*mut u8> {
+    pub(super) fn place(&self, address: u64, len: u64) -> Option<*mut u8> {
         let offset = address.wrapping_sub(self.start);
         // A region's length is at most 2^64 - 1 - start, so `offset` below it means that nothing wrapped.
         if offset < self.len && len <= self.len - offset {
@@ -140,6 +140,12 @@ impl RegionCache {
             None => self.refill(map, address, len),
             place => place,
         }
+    }
+
+    /// Give the region that answered last.
+    #[inline(always)]
+    pub const fn last(&self) -> Region {
+        self.0
     }
 
     #[cold]

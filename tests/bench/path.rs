@@ -126,29 +126,33 @@ impl Bench {
         }
     }
 
-    /// Lay out a request at a place; give its length.
-    fn put(&self, place: u64, opcode: Opcode, args: &(impl IntoBytes + Immutable)) -> u32 {
-        let data = if opcode == Opcode::WRITE {
-            PAGE as usize
-        } else {
-            0
-        };
-        let len = size_of::<InHeader>() + args.as_bytes().len();
+    /// Lay out a request at a place and describe it as Linux does: header and arguments in buffers of their own.
+    fn put(
+        &self,
+        place: u64,
+        opcode: Opcode,
+        args: &(impl IntoBytes + Immutable),
+        data: u32,
+    ) -> Vec<Buffer> {
+        let (header_len, args) = (size_of::<InHeader>(), args.as_bytes());
         let header = InHeader {
-            len: (len + data) as u32,
+            len: (header_len + args.len()) as u32 + data,
             opcode: opcode as u32,
             unique: place,
             nodeid: 2,
             ..InHeader::default()
         };
-        let bytes = [header.as_bytes(), args.as_bytes()].concat();
+        let bytes = [header.as_bytes(), args].concat();
         // SAFETY: `place` is one of DEPTH strides behind the queue, within the memory.
         unsafe {
             self.base
                 .add(place as usize)
-                .copy_from_nonoverlapping(bytes.as_ptr(), len)
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
         };
-        len as u32
+        vec![
+            readable(place, header_len as u32),
+            readable(place + header_len as u64, args.len() as u32),
+        ]
     }
 
     /// Make a batch available, serve it, reap it.
@@ -177,36 +181,29 @@ impl Bench {
                             size: PAGE as u32,
                             ..ReadIn::default()
                         };
-                        let len = self.put(place, opcode, &args);
-                        vec![
-                            readable(place, len),
-                            writable(reply, 16),
-                            writable(page, PAGE as u32),
-                        ]
+                        let mut chain = self.put(place, opcode, &args, 0);
+                        chain.extend([writable(reply, 16), writable(page, PAGE as u32)]);
+                        chain
                     }
                     Opcode::WRITE => {
                         let args = WriteIn {
                             size: PAGE as u32,
                             ..WriteIn::default()
                         };
-                        let len = self.put(place, opcode, &args);
-                        vec![
-                            readable(place, len),
-                            readable(page, PAGE as u32),
-                            writable(reply, 24),
-                        ]
+                        let mut chain = self.put(place, opcode, &args, PAGE as u32);
+                        chain.push(readable(page, PAGE as u32));
+                        chain.extend([writable(reply, 16), writable(reply + 16, 8)]);
+                        chain
                     }
                     _ => {
-                        let len = self.put(
-                            place,
-                            opcode,
-                            &InitIn {
-                                major: 7,
-                                minor: 45,
-                                ..InitIn::default()
-                            },
-                        );
-                        vec![readable(place, len), writable(reply, 80)]
+                        let args = InitIn {
+                            major: 7,
+                            minor: 45,
+                            ..InitIn::default()
+                        };
+                        let mut chain = self.put(place, opcode, &args, 0);
+                        chain.extend([writable(reply, 16), writable(reply + 16, 64)]);
+                        chain
                     }
                 }
             })

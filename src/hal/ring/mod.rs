@@ -383,6 +383,19 @@ where
         }
     }
 
+    /// Give a chain that broke the rules back with nothing written.
+    #[cold]
+    fn answer_bad(&mut self, head: u16, list: &mut SegmentList) {
+        list.clear();
+        if let Some(active) = &mut self.active {
+            active.device.put(head, 0);
+        }
+        self.bad_chains += 1;
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.count_bad();
+        }
+    }
+
     #[cold]
     fn broke(&mut self) {
         self.taking = false;
@@ -421,8 +434,8 @@ where
         if !self.taking {
             return None;
         }
-        let active = self.active.as_mut()?;
         for _ in 0..MAX_BAD {
+            let active = self.active.as_mut()?;
             match active.device.take(&active.memory, into) {
                 Taken::Chain(head) => {
                     self.in_flight += 1;
@@ -430,14 +443,7 @@ where
                     return Some(pack(self.era, head));
                 }
                 Taken::Empty => return None,
-                Taken::Bad(head, _) => {
-                    into.clear();
-                    active.device.put(head, 0);
-                    self.bad_chains += 1;
-                    if let Some(mailbox) = &self.mailbox {
-                        mailbox.count_bad();
-                    }
-                }
+                Taken::Bad(head, _) => self.answer_bad(head, into),
                 Taken::Broken(_) => {
                     self.broke();
                     return None;

@@ -24,6 +24,18 @@ macro_rules! opcodes {
                 TABLE.get(number as usize).copied().flatten()
             }
 
+            /// Tell whether the host waits for no answer to this operation.
+            #[inline(always)]
+            pub const fn is_unanswered(self) -> bool {
+                matches!(self, Self::FORGET | Self::BATCH_FORGET | Self::NOTIFY_REPLY)
+            }
+
+            /// Tell whether this operation is about the session and not about a file.
+            #[inline(always)]
+            pub const fn is_of_session(self) -> bool {
+                matches!(self, Self::INIT | Self::DESTROY | Self::INTERRUPT)
+            }
+
             /// Give the name, as in the kernel's header.
             pub const fn name(self) -> &'static str {
                 match self {
