@@ -72,24 +72,22 @@ impl Dispatcher {
             return slot.finish(0, Errno::EINVAL.get() as u16);
         };
         let sent = slot.segments().readable_len();
-        let body = (header.len as usize)
-            .checked_sub(IN_HEADER_LEN)
-            .filter(|&len| len <= sent);
-        slot.segments_mut().limit_readable(body.unwrap_or(0));
-        let opcode = Opcode::new(header.opcode);
-        if opcode.is_some_and(Opcode::is_unanswered) {
-            self.forget(fs, opcode, &header, &mut slot);
-            return slot.finish(0, 0);
-        }
-        if slot.segments_mut().split_head(OUT_HEADER_LEN).is_err() {
-            // No room for an answer.
-            return slot.finish(0, Errno::EINVAL.get() as u16);
-        }
-        check!(slot, body.ok_or(Errno::EINVAL));
-        let opcode = check!(slot, opcode.ok_or(Errno::ENOSYS));
-        if opcode.is_of_session() || !self.session.ready() {
-            return self.of_session(fs, tables, opcode, slot);
-        }
+        // A length below the header's own becomes one that no request has.
+        let body = header.len.wrapping_sub(IN_HEADER_LEN as u32) as usize;
+        let whole = body <= sent;
+        slot.segments_mut()
+            .limit_readable(if whole { body } else { 0 });
+        let opcode = match Opcode::new(header.opcode) {
+            Some(opcode)
+                if opcode.is_of_file()
+                    && whole
+                    && self.session.ready()
+                    && slot.segments_mut().split_head(OUT_HEADER_LEN).is_ok() =>
+            {
+                opcode
+            }
+            opcode => return self.dispatch_other(fs, tables, opcode, whole, slot),
+        };
         let caller = Caller {
             uid: header.uid,
             gid: header.gid,
@@ -109,15 +107,28 @@ impl Dispatcher {
         call.decode(opcode, slot, self.scratch);
     }
 
-    /// Answer what begins and ends a session, and whatever comes while there is none.
+    /// Answer what is about the session, what comes while there is none, and what is no request.
     #[cold]
-    fn of_session(
+    fn dispatch_other(
         &mut self,
         fs: &mut dyn FileSystem,
         tables: &[&'static RequestTable],
-        opcode: Opcode,
+        opcode: Option<Opcode>,
+        whole: bool,
         mut slot: Slot,
     ) {
+        if opcode.is_some_and(Opcode::is_unanswered) {
+            self.forget(fs, opcode, &mut slot);
+            return slot.finish(0, 0);
+        }
+        if slot.segments_mut().split_head(OUT_HEADER_LEN).is_err() {
+            // No room for an answer.
+            return slot.finish(0, Errno::EINVAL.get() as u16);
+        }
+        if !whole {
+            return Reply::<()>::new(slot).err(Errno::EINVAL);
+        }
+        let opcode = check!(slot, opcode.ok_or(Errno::ENOSYS));
         match opcode {
             Opcode::INIT => {
                 let out = check!(slot, self.session.init(&mut slot, fs));
@@ -170,20 +181,14 @@ impl Dispatcher {
     }
 
     /// Drop lookup counts. A malformed FORGET has no answer either and changes nothing.
-    fn forget(
-        &mut self,
-        fs: &mut dyn FileSystem,
-        opcode: Option<Opcode>,
-        header: &InHeader,
-        slot: &mut Slot,
-    ) {
+    fn forget(&mut self, fs: &mut dyn FileSystem, opcode: Option<Opcode>, slot: &mut Slot) {
         if !self.session.ready() {
             return;
         }
         match opcode {
             Some(Opcode::FORGET) => {
                 if let Ok(args) = arguments::<ForgetIn>(slot) {
-                    fs.forget(NodeId(header.nodeid), args.nlookup);
+                    fs.forget(NodeId(slot.header().nodeid), args.nlookup);
                 }
             }
             Some(Opcode::BATCH_FORGET) => {

@@ -42,10 +42,36 @@ impl Segment {
     }
 }
 
-/// Hold a `T` at any address.
+/// Hold a word at any address: the host aligns as it likes.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
-struct Packed<T>(T);
+struct Word(u64);
+
+/// Copy a structure out of the host's memory, word by word, each exactly once.
+///
+/// The reads are volatile, so that the compiler never reads a second time what the host may have changed since.
+///
+/// # Safety
+/// `size_of::<T>()` bytes from `base` lie in a live segment.
+#[inline(always)]
+unsafe fn load<T: FromBytes + IntoBytes>(base: *mut u8) -> T {
+    const WORD: usize = size_of::<Word>();
+    let mut value = T::new_zeroed();
+    let mut words = value.as_mut_bytes().chunks_exact_mut(WORD);
+    let mut at = 0;
+    for word in &mut words {
+        // SAFETY: `at + WORD` is at most the size of a `T`, as many bytes as lie there.
+        let read = unsafe { base.add(at).cast::<Word>().read_volatile() }.0;
+        word.copy_from_slice(&read.to_ne_bytes());
+        at += WORD;
+    }
+    for byte in words.into_remainder() {
+        // SAFETY: as above.
+        *byte = unsafe { base.add(at).read_volatile() };
+        at += 1;
+    }
+    value
+}
 
 /// Say that a request or the room for its reply is shorter than what should be copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +99,7 @@ pub struct SegmentList {
     readable_len: usize,
     /// Bytes after the head.
     writable_len: usize,
+    /// The head's segments when it has not just the one before `write_start`; `head_count` is zero then.
     head: [Segment; MAX_HEAD],
     head_count: u16,
     head_len: usize,
@@ -200,10 +227,8 @@ impl SegmentList {
             let first = &mut self.segments[self.read_start as usize];
             // The common cases: a structure in a segment of its own, or with more behind it.
             if first.len >= size {
-                // SAFETY: `size` bytes of a live segment; any bytes are a `T`. The read is volatile so that the
-                // compiler never reads a second time what the host may have changed since; packed, for the host
-                // aligns as it likes.
-                let value = unsafe { first.base.cast::<Packed<T>>().read_volatile() }.0;
+                // SAFETY: `size` bytes of a live segment.
+                let value = unsafe { load(first.base) };
                 self.readable_len -= size;
                 if first.len == size {
                     self.read_start += 1;
@@ -265,12 +290,11 @@ impl SegmentList {
         if count > self.writable_len {
             return Err(TooShort);
         }
-        if let Some(&first) = self.writable().first()
+        if let Some(first) = self.segments.get(self.write_start as usize)
             && first.len == count
+            && self.write_start < self.end
         {
-            // The common case: a header with a buffer of its own.
-            self.head[0] = first;
-            self.head_count = 1;
+            // The common case: a header with a buffer of its own, which stays where it is.
             self.head_len = count;
             self.write_start += 1;
             self.writable_len -= count;
@@ -314,6 +338,18 @@ impl SegmentList {
         Ok(())
     }
 
+    /// Give the segments of the head.
+    #[inline]
+    fn head(&self) -> &[Segment] {
+        match self.head_count {
+            0 => self
+                .segments
+                .get((self.write_start as usize).wrapping_sub(1))
+                .map_or(&[], core::slice::from_ref),
+            count => &self.head[..count as usize],
+        }
+    }
+
     /// Copy `bytes` into the head, from its start.
     ///
     /// # Errors
@@ -323,7 +359,7 @@ impl SegmentList {
         if bytes.len() > self.head_len {
             return Err(TooShort);
         }
-        copy_in(&self.head[..self.head_count as usize], 0, bytes);
+        copy_in(self.head(), 0, bytes);
         Ok(())
     }
 

@@ -5,12 +5,12 @@ use super::layout::{
     load_descriptor,
 };
 use super::memory::{MemoryMap, RegionCache};
-use crate::mem::{MAX_SEGMENTS, Segment, SegmentList};
+use crate::mem::{Segment, SegmentList};
 
 /// Most descriptors of an indirect table.
 ///
 /// Drivers do exceed the queue's size there (Linux checks it only for direct chains), so that is not the limit; a
-/// request can use no more than [`MAX_SEGMENTS`] that are not empty anyway.
+/// request can use no more than [`MAX_SEGMENTS`](crate::mem::MAX_SEGMENTS) that are not empty anyway.
 pub const MAX_INDIRECT: u32 = 1024;
 
 /// Say how a chain breaks the rules (VIRTIO 1.3, sections 2.7.5 and 2.7.13).
@@ -70,22 +70,23 @@ pub(super) fn walk_common(
     let mut descriptor =
         unsafe { load_descriptor(table.add(usize::from(head) * DESC_LEN as usize)) };
     if descriptor.flags & DESC_F_INDIRECT != 0 {
-        table = region.place(descriptor.address, descriptor.len.into())?;
-        table_len = descriptor.len / DESC_LEN as u32;
+        let len = descriptor.len;
+        table = region.place(descriptor.address, len.into())?;
         if !indirect
             || descriptor.flags & DESC_F_NEXT != 0
-            || descriptor.len % DESC_LEN as u32 != 0
-            || !(1..=MAX_INDIRECT).contains(&table_len)
-            || !(table as usize).is_multiple_of(8)
+            || len > MAX_INDIRECT * DESC_LEN as u32
+            || !(table as usize | len as usize).is_multiple_of(DESC_LEN as usize)
         {
             return None;
         }
-        // SAFETY: the whole table, of one descriptor at least, lies in one piece at `table`, a multiple of 8.
+        table_len = len / DESC_LEN as u32;
+        // SAFETY: the whole table, of one descriptor at least, lies in one piece at `table`, a multiple of 16.
         descriptor = unsafe { load_descriptor(table) };
     }
-    // Each descriptor is a segment here, so one count bounds both, and a chain in a circle reaches it.
-    let most = (table_len as usize).min(MAX_SEGMENTS);
-    let places = &mut list.places()[..most];
+    // Each descriptor is a segment here, so one count bounds both, and a chain in a circle comes to its end.
+    let places = list.places();
+    let most = (table_len as usize).min(places.len());
+    let places = &mut places[..most];
     let (mut count, mut readable) = (0, 0);
     let (mut readable_len, mut writable_len) = (0, 0);
     loop {
@@ -103,13 +104,11 @@ pub(super) fn walk_common(
             readable = count;
             readable_len += len;
         }
-        if len == 0 {
+        if descriptor.flags & DESC_F_INDIRECT != 0 {
             return None;
         }
-        match descriptor.flags & (DESC_F_NEXT | DESC_F_INDIRECT) {
-            0 => break,
-            DESC_F_NEXT => {}
-            _ => return None,
+        if descriptor.flags & DESC_F_NEXT == 0 {
+            break;
         }
         let next = u32::from(descriptor.next);
         if next >= table_len {
@@ -494,7 +493,7 @@ mod tests {
         let mut guest = guest();
         let data = guest.data();
         let table = data + 1024;
-        let most = MAX_SEGMENTS as u16;
+        let most = crate::mem::MAX_SEGMENTS as u16;
         for count in [most, most + 1] {
             for index in 0..count {
                 let flags = if index + 1 < count { NEXT } else { 0 };

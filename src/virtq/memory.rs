@@ -38,12 +38,13 @@ impl Region {
         self.start + self.len
     }
 
-    /// Give where `len` bytes from `address` are mapped when all of them lie in this region.
+    /// Give where `len` bytes from `address`, one at least, are mapped when all of them lie in this region.
     #[inline(always)]
     pub(super) fn place(&self, address: u64, len: u64) -> Option<*mut u8> {
         let offset = address.wrapping_sub(self.start);
-        // A region's length is at most 2^64 - 1 - start, so `offset` below it means that nothing wrapped.
-        if offset < self.len && len <= self.len - offset {
+        // A region's length is at most 2^64 - 1 - start, so `offset` below it means that nothing wrapped; no bytes
+        // become more than any region has.
+        if offset < self.len && len.wrapping_sub(1) < self.len - offset {
             // SAFETY: `offset` is inside the region, whose bytes are mapped by the contract of `new`.
             Some(unsafe { self.base.add(offset as usize) })
         } else {

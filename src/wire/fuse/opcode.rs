@@ -30,10 +30,16 @@ macro_rules! opcodes {
                 matches!(self, Self::FORGET | Self::BATCH_FORGET | Self::NOTIFY_REPLY)
             }
 
-            /// Tell whether this operation is about the session and not about a file.
+            /// Tell whether this operation is about files: it has an answer and is not about the session.
             #[inline(always)]
-            pub const fn is_of_session(self) -> bool {
-                matches!(self, Self::INIT | Self::DESTROY | Self::INTERRUPT)
+            pub const fn is_of_file(self) -> bool {
+                const OTHERS: u64 = 1 << Opcode::FORGET as u64
+                    | 1 << Opcode::BATCH_FORGET as u64
+                    | 1 << Opcode::NOTIFY_REPLY as u64
+                    | 1 << Opcode::INIT as u64
+                    | 1 << Opcode::DESTROY as u64
+                    | 1 << Opcode::INTERRUPT as u64;
+                OTHERS >> self as u64 & 1 == 0
             }
 
             /// Give the name, as in the kernel's header.
