@@ -38,11 +38,13 @@ pub struct Layout {
 }
 
 impl Layout {
-    const fn avail(&self) -> u64 {
+    /// Give the address of the available ring; the descriptor table stands at `address`.
+    pub const fn avail(&self) -> u64 {
         self.address + desc_bytes(self.size)
     }
 
-    const fn used(&self) -> u64 {
+    /// Give the address of the used ring.
+    pub const fn used(&self) -> u64 {
         (self.avail() + avail_bytes(self.size)).next_multiple_of(4)
     }
 
@@ -70,6 +72,25 @@ pub unsafe fn queue<M>(memory: M, layout: Layout) -> Result<(RingQueue<M>, Drive
 where
     M: Deref<Target = MemoryMap> + 'static,
 {
+    // SAFETY: as the caller says.
+    let (rings, driver) = unsafe { driver(&memory, layout) }?;
+    let start = Start {
+        rings,
+        next_avail: 0,
+        features: layout.features,
+        inflight: None,
+    };
+    Ok((RingQueue::fixed(start, memory), driver))
+}
+
+/// Set up one queue as [`queue`] does, for a device that is elsewhere: where its rings lie, and the driver's side.
+///
+/// # Errors
+/// As for [`queue`].
+///
+/// # Safety
+/// As for [`queue`]; nobody else but the device may reach those bytes.
+pub unsafe fn driver(memory: &MemoryMap, layout: Layout) -> Result<(Rings, Driver), LoopbackError> {
     let size = layout.size;
     if !size.is_power_of_two() || size as usize > MAX_DRIVER_SIZE {
         return Err(LoopbackError::Size);
@@ -92,14 +113,8 @@ where
     } else {
         None
     };
-    let start = Start {
-        rings,
-        next_avail: 0,
-        features: layout.features,
-        inflight: None,
-    };
     let driver = Driver::new(rings, layout.features, tables).ok_or(LoopbackError::Size)?;
-    Ok((RingQueue::fixed(start, memory), driver))
+    Ok((rings, driver))
 }
 
 #[cfg(all(test, feature = "std", not(loom)))]

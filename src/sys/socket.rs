@@ -182,6 +182,30 @@ pub fn peer_process(fd: i32) -> Result<Fd> {
     }
 }
 
+/// Give the number of the process that listens, or that made the connection.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn peer_pid(fd: i32) -> Result<u32> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into the structure.
+    unsafe {
+        check(libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &mut len,
+        ))?;
+    }
+    Ok(peer.pid as u32)
+}
+
 /// Tell whether somebody listens on the unix socket at `path`.
 ///
 /// # Errors
