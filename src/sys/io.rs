@@ -28,6 +28,28 @@ pub fn write(fd: i32, buffer: &[u8]) -> Result<usize> {
     check_size(unsafe { libc::write(fd, buffer.as_ptr().cast(), buffer.len()) })
 }
 
+/// Read into segments from a place in a file; `flags` are `RWF_*`.
+///
+/// # Errors
+/// As preadv2(2): `EAGAIN` with `RWF_NOWAIT` when the bytes are not in memory.
+pub fn preadv(fd: i32, segments: &[Segment], offset: u64, flags: i32) -> Result<usize> {
+    let count = segments.len().min(MAX_IOV) as i32;
+    let offset = offset as libc::off_t;
+    // SAFETY: a segment is an `iovec` of memory that may be written while its request lives (`Segment::new`).
+    check_size(unsafe { libc::preadv2(fd, segments.as_ptr().cast(), count, offset, flags) })
+}
+
+/// Write segments to a place in a file; `flags` are `RWF_*`.
+///
+/// # Errors
+/// As pwritev2(2).
+pub fn pwritev(fd: i32, segments: &[Segment], offset: u64, flags: i32) -> Result<usize> {
+    let count = segments.len().min(MAX_IOV) as i32;
+    let offset = offset as libc::off_t;
+    // SAFETY: a segment is an `iovec` of memory that may be read while its request lives (`Segment::new`).
+    check_size(unsafe { libc::pwritev2(fd, segments.as_ptr().cast(), count, offset, flags) })
+}
+
 /// Read into segments at the stream's position.
 ///
 /// # Errors

@@ -8,9 +8,9 @@ use super::nodes::NodeFd;
 use super::waiting::Waiting;
 use crate::fuse::{Attributes, Data, Fh, Reply, Written};
 use crate::mem::Segment;
-use crate::sys::Result;
 use crate::sys::fd::Fd;
 use crate::sys::uring::{How, Pending, Reaped};
+use crate::sys::{Result, io};
 use crate::wire::errno::Errno;
 
 /// Hold what an operation in the ring works on: the request and its descriptors live until it is reaped.
@@ -92,6 +92,27 @@ impl Flight {
 }
 
 impl Local {
+    /// Read at once where the file system keeps its files in memory, else by the ring.
+    #[inline]
+    pub(super) fn begin_read(&mut self, read: Transfer<Data>) {
+        if !self.volume.in_memory() {
+            return self.fly_read(read);
+        }
+        let result = io::preadv(read.fd(), read.reply.buffers(), read.offset, read.flags);
+        self.land_read(read, result);
+    }
+
+    /// Write at once where the file system keeps its files in memory, else by the ring.
+    #[inline]
+    pub(super) fn begin_write(&mut self, write: Transfer<Written>) {
+        // Other credentials are the ring's alone.
+        if !self.volume.in_memory() || write.credentials != 0 {
+            return self.fly_write(write);
+        }
+        let result = io::pwritev(write.fd(), write.reply.payload(), write.offset, write.flags);
+        self.land_write(write, result);
+    }
+
     /// Queue the part of a READ that is left.
     #[inline]
     pub(super) fn fly_read(&mut self, read: Transfer<Data>) {

@@ -15,7 +15,7 @@
 //! # Which way an operation goes
 //! | operation | way | because |
 //! |---|---|---|
-//! | READ, WRITE | ring, on the host's own pages | cached reads are answered in the same round, others without a thread |
+//! | READ, WRITE | at once on tmpfs; else ring; on the host's own pages | the ring hands every access to tmpfs to a thread; elsewhere cached reads are answered in the same round, others without a thread |
 //! | FSYNC, FSYNCDIR, FALLOCATE, UNLINK, RMDIR, RENAME | ring | one system call each; a worker where the kernel is too old or a directory is not open |
 //! | GETATTR, STATX | at once on ext4, XFS, btrfs, F2FS, tmpfs; else ring (STATX: worker) | these never wait for attributes of a file that is in use |
 //! | LOOKUP | at once when the kernel has the name cached (`RESOLVE_CACHED`, Linux 5.12); else worker | four calls: open, handle, attributes, node |

@@ -75,8 +75,8 @@ pub struct LocalVolume {
     /// The root is a mount of its own: ".." ends there.
     pub(super) detached: bool,
     pub(super) handles: bool,
-    /// Attributes and cached names of the root's file system are had without waiting for anything.
-    pub(super) immediate: bool,
+    /// What the root's file system may be asked for without waiting.
+    pub(super) speed: Speed,
     pub(super) ttl: Ttl,
     pub(super) nodes: &'static NodeTable<Key, Value>,
     pub(super) files: &'static OpenFileTable<OpenFile>,
@@ -165,7 +165,7 @@ impl LocalVolume {
         let files = OpenFileTable::new(&arena, config.open_files).map_err(memory)?;
         let fds = Descriptors::new(&arena, descriptors).map_err(memory)?;
         let volume = Self {
-            immediate: is_immediate(root.raw()),
+            speed: Speed::of(root.raw()),
             ttl: config.cache.ttl(),
             root,
             root_dir,
@@ -248,7 +248,14 @@ impl LocalVolume {
     /// root's file system; once another came into view, nobody asks which of them a node is on.
     #[inline]
     pub(super) fn immediate(&self) -> bool {
-        self.immediate && !self.foreign.load(Ordering::Relaxed)
+        self.speed != Speed::Unknown && !self.foreign.load(Ordering::Relaxed)
+    }
+
+    /// Tell whether the file system keeps its files in memory, so that reading and writing wait for nothing. As for
+    /// [`Self::immediate`].
+    #[inline]
+    pub(super) fn in_memory(&self) -> bool {
+        self.speed == Speed::Memory && !self.foreign.load(Ordering::Relaxed)
     }
 
     /// Give the number of the present session.
@@ -331,16 +338,30 @@ fn detach(directory: &Fd, read_only: bool) -> Option<Fd> {
     Some(tree)
 }
 
-/// Tell whether a file system answers for what its caches hold without waiting for a disk or a server.
-fn is_immediate(fd: i32) -> bool {
-    const EXT4: u64 = 0xef53;
-    const XFS: u64 = 0x5846_5342;
-    const BTRFS: u64 = 0x9123_683e;
-    const TMPFS: u64 = 0x0102_1994;
-    const F2FS: u64 = 0xf2f5_2010;
-    stat::statfs(fd).is_ok_and(|stat| {
-        [EXT4, XFS, BTRFS, TMPFS, F2FS].contains(&(stat.f_type as u64 & 0xffff_ffff))
-    })
+/// Say what a file system may be asked for without waiting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Speed {
+    /// Everything: its files are in memory.
+    Memory,
+    /// Attributes and names that are cached; content may have to come from a disk.
+    Disk,
+    /// Nothing is known of it: it may ask a server.
+    Unknown,
+}
+
+impl Speed {
+    fn of(fd: i32) -> Self {
+        const EXT4: u64 = 0xef53;
+        const XFS: u64 = 0x5846_5342;
+        const BTRFS: u64 = 0x9123_683e;
+        const TMPFS: u64 = 0x0102_1994;
+        const F2FS: u64 = 0xf2f5_2010;
+        match stat::statfs(fd).map(|stat| stat.f_type as u64 & 0xffff_ffff) {
+            Ok(TMPFS) => Self::Memory,
+            Ok(EXT4 | XFS | BTRFS | F2FS) => Self::Disk,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 impl Cache {

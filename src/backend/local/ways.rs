@@ -275,11 +275,11 @@ impl Local {
             }
         }
         if !how.contains(WriteFlags::KILL_SUIDGID) {
-            return self.fly_write(write);
+            return self.begin_write(write);
         }
         write.credentials = self.unprivileged;
         if write.credentials != 0 {
-            return self.fly_write(write);
+            return self.begin_write(write);
         }
         self.ask(
             write.reply.id().index,
@@ -296,7 +296,7 @@ impl Local {
     pub(super) fn read_data(&mut self, fh: Fh, offset: u64, reply: Reply<Data>) {
         match self.transfer(fh, offset, reply) {
             Ok(read) if read.reply.wanted() == 0 => read.reply.filled(0),
-            Ok(read) => self.fly_read(read),
+            Ok(read) => self.begin_read(read),
             Err((error, reply)) => reply.err(error),
         }
     }

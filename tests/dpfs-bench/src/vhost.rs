@@ -22,6 +22,9 @@ const USER: u64 = 0x7f00_0000_0000;
 /// Longest wait for an answer to a message.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Longest wait for a back-end that is not there yet.
+const STARTING: Duration = Duration::from_secs(3);
+
 const GET_FEATURES: u32 = 1;
 const SET_FEATURES: u32 = 2;
 const SET_OWNER: u32 = 3;
@@ -51,8 +54,7 @@ pub struct Connection {
 impl Connection {
     /// Connect and agree on features; only those in `wanted` beside the necessary ones.
     pub fn open(path: &Path, wanted: u64) -> Result<Self, String> {
-        let socket =
-            UnixStream::connect(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let socket = connect(path)?;
         let mut connection = Self {
             socket,
             acknowledged: false,
@@ -180,5 +182,17 @@ impl Connection {
             }
         }
         Ok(())
+    }
+}
+
+/// Connect; a back-end that serves one front-end after the other, or is started anew for each, gets some time.
+fn connect(path: &Path) -> Result<UnixStream, String> {
+    let limit = Instant::now() + STARTING;
+    loop {
+        match UnixStream::connect(path) {
+            Ok(socket) => return Ok(socket),
+            Err(_) if Instant::now() < limit => std::thread::sleep(Duration::from_millis(20)),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        }
     }
 }
