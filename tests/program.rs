@@ -68,7 +68,7 @@ fn rest(child: &mut Child) -> String {
 }
 
 fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
-    let by = Instant::now() + Duration::from_secs(10);
+    let by = Instant::now() + Duration::from_secs(30);
     while !there() {
         assert!(Instant::now() < by, "waited for {what}");
         thread::sleep(Duration::from_millis(5));
