@@ -1,6 +1,7 @@
-//! A process that runs out of descriptors: the host hears `ENFILE`, and service goes on when they drain.
+//! Descriptors of the process: none leaks, and when it runs out of them the host hears `ENFILE`, and service goes on
+//! when they drain.
 //!
-//! In a process of its own, because its limit is lowered for good.
+//! In a process of its own, with one test: they are counted, and their limit is lowered for good.
 
 #[path = "local/host.rs"]
 #[allow(dead_code, reason = "the other tests of the backend use the rest")]
@@ -75,8 +76,45 @@ fn open_files() {
     assert!(host.lookup(ROOT, "5").is_ok());
 }
 
+fn descriptors_of_this_process() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn work(host: &mut Host, files: usize) {
+    for n in 0..files {
+        let name = n.to_string();
+        let node = host.file(ROOT, &name, b"x").nodeid;
+        let fh = host.open(node, O_RDONLY | O_DIRECT).unwrap();
+        let _ = host.read(node, fh, 1, 5);
+        host.release(node, fh).unwrap();
+        host.unlink(ROOT, &name).unwrap();
+        host.forget(node, 1);
+    }
+    assert_eq!(host.volume.node_descriptors(), 0);
+}
+
+fn none_leaks() {
+    let mut host = Host::new();
+    // What is opened once and kept.
+    work(&mut host, 1);
+    let before = descriptors_of_this_process();
+    work(&mut host, 150);
+    let mut now = descriptors_of_this_process();
+    // Closed in the background.
+    for _ in 0..1000 {
+        if now <= before {
+            break;
+        }
+        host.bed.round();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        now = descriptors_of_this_process();
+    }
+    assert!(now <= before, "{before} before, {now} now");
+}
+
 #[test]
-fn running_out_of_descriptors_is_survived() {
+fn descriptors_do_not_leak_and_running_out_of_them_is_survived() {
+    none_leaks();
     lower_the_limit();
     nodes_without_handles();
     open_files();

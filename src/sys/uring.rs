@@ -518,14 +518,24 @@ mod tests {
         }
     }
 
+    /// Not every kernel has rings, and qemu-user has none.
+    fn ring(slots: u32) -> Option<Ring<Buffer>> {
+        let ring = Ring::new(slots, None);
+        if let Err(error) = &ring {
+            std::println!("not run: io_uring: {error:?}");
+        }
+        ring.ok()
+    }
+
     #[test]
     fn what_was_written_is_read_and_a_rest_is_continued() {
-        let Ok(mut ring) = Ring::<Buffer>::new(4, None) else {
-            return;
-        };
+        let Some(mut ring) = ring(4) else { return };
         let file =
             super::super::file::openat(libc::AT_FDCWD, c"/tmp", libc::O_RDWR | libc::O_TMPFILE);
-        let Ok(file) = file else { return };
+        let Ok(file) = file else {
+            std::println!("not run: no O_TMPFILE in /tmp");
+            return;
+        };
         let content: Vec<u8> = (0..4096u32).map(|n| n as u8).collect();
         let (written, _) = buffer(&content, 4);
         assert!(
@@ -556,9 +566,7 @@ mod tests {
 
     #[test]
     fn a_taken_slot_hands_its_value_back() {
-        let Ok(mut ring) = Ring::<Buffer>::new(2, None) else {
-            return;
-        };
+        let Some(mut ring) = ring(2) else { return };
         let how = How::default();
         assert!(ring.read(0, -1, 0, how, buffer(&[0; 8], 1).0).is_ok());
         assert!(ring.read(0, -1, 0, how, buffer(&[0; 8], 1).0).is_err());

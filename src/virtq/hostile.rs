@@ -11,7 +11,7 @@ use super::*;
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
-        cases: if cfg!(miri) { 16 } else { cases },
+        cases: if cfg!(miri) { 2 } else { cases },
         // Miri isolates the program from the file system.
         failure_persistence: None,
         ..ProptestConfig::default()

@@ -59,7 +59,7 @@ impl Daemon {
             .spawn()
             .expect("dpfs starts");
         let daemon = Self { child, folder };
-        wait_for("dpfs listens", 10, || daemon.socket().exists());
+        wait_for("dpfs listens", 30, || daemon.socket().exists());
         daemon
     }
 

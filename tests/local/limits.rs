@@ -9,10 +9,6 @@ use tempfile::TempDir;
 
 use crate::host::*;
 
-fn descriptors_of_this_process() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 #[test]
 fn fifty_thousand_nodes_share_sixty_four_descriptors() {
     const FILES: usize = 50_000;
@@ -194,33 +190,4 @@ fn requests_of_an_old_session_leave_nothing_behind() {
             return;
         }
     }
-}
-
-#[test]
-fn descriptors_do_not_leak() {
-    let before = descriptors_of_this_process();
-    let mut host = Host::new();
-    for round in 0..3 {
-        for n in 0..50 {
-            let name = format!("{round}-{n}");
-            let node = host.file(ROOT, &name, b"x").nodeid;
-            let fh = host.open(node, O_RDONLY | O_DIRECT).unwrap();
-            let _ = host.read(node, fh, 1, 5);
-            host.release(node, fh).unwrap();
-            host.unlink(ROOT, &name).unwrap();
-            host.forget(node, 1);
-        }
-    }
-    assert_eq!(host.volume.node_descriptors(), 0);
-    // Other tests run beside this one; none of them holds hundreds for long.
-    let mut now = usize::MAX;
-    for _ in 0..1000 {
-        host.bed.round();
-        now = now.min(descriptors_of_this_process());
-        if now < before + 100 {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    assert!(now < before + 100, "{before} before, {now} now");
 }

@@ -55,9 +55,12 @@ pub const REM_MEM_REG: u32 = 38;
 pub const SET_STATUS: u32 = 39;
 pub const GET_STATUS: u32 = 40;
 
-/// Wait until something is so, at most ten seconds.
+/// Longest time to wait for what comes at once on a machine that is not busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Wait until something is so.
 pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(10);
+    let limit = Instant::now() + PATIENCE;
     while !so() {
         assert!(Instant::now() < limit, "{what}");
         std::thread::sleep(Duration::from_micros(200));
@@ -149,7 +152,7 @@ impl Guest {
 
     /// Wait for the next chain to come back, asleep on the interrupt.
     pub fn reap(&mut self, queue: usize) -> Used {
-        let limit = Instant::now() + Duration::from_secs(10);
+        let limit = Instant::now() + PATIENCE;
         loop {
             if let Some(used) = self.drivers[queue].reap() {
                 return used;
@@ -158,7 +161,7 @@ impl Guest {
             if self.drivers[queue].arm() {
                 let wait = dpfs::sys::epoll::Epoll::new().unwrap();
                 wait.add(self.calls[queue].raw(), 0).unwrap();
-                let woken = wait.wait(10_000, |_| {}).unwrap();
+                let woken = wait.wait(PATIENCE.as_millis() as i32, |_| {}).unwrap();
                 assert!(woken > 0, "no interrupt");
                 self.calls[queue].clear();
                 self.drivers[queue].disarm();
@@ -177,9 +180,7 @@ pub struct FrontEnd {
 impl FrontEnd {
     pub fn connect(path: &Path) -> Self {
         let socket = UnixStream::connect(path).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(15)))
-            .unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
             socket,
             acknowledged: false,
@@ -206,7 +207,7 @@ impl FrontEnd {
     }
 
     fn fill(&self, mut bytes: &mut [u8], fds: &mut Vec<Fd>) -> Option<()> {
-        let limit = Instant::now() + Duration::from_secs(15);
+        let limit = Instant::now() + PATIENCE;
         while !bytes.is_empty() {
             match socket::receive(self.socket.as_raw_fd(), bytes, |fd| fds.push(fd)) {
                 Ok(received) if received.len == 0 => return None,

@@ -99,7 +99,8 @@ fn interrupts_over_a_socket_reach_the_guest() {
     assert!(guest.drivers[1].arm());
     guest.send(1, b"x");
     let mut bytes = [0; 16];
-    ours.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    ours.set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     let count = std::io::Read::read(&mut &ours, &mut bytes).unwrap();
     assert_eq!(bytes[..count], 1u64.to_ne_bytes());
     drop(ours);
@@ -357,7 +358,8 @@ fn notifications_may_be_messages() {
         front_end.describe(queue, 0);
         front_end.state(SET_VRING_ENABLE, queue, 1);
     }
-    ours.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    ours.set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     for round in 0..20 {
         assert!(guest.drivers[1].arm());
         let head = guest.send(1, b"in band");
