@@ -57,6 +57,62 @@ start_virtiofsd() {
     wait_for_socket proxy "$3"
 }
 
+# start_ganesha DIRECTORY PORT: an NFS 4.1 server on the loopback interface that exports the directory as /bench. Only
+# root may: it opens files by handle.
+start_ganesha() {
+    local home=$cache/ganesha i
+    mkdir -p "$tmp/ganesha"
+    # UseGetpwnam: otherwise it wants the id mapper's configuration, though owners are numbers. Graceless: a client need
+    # not wait for others to reclaim what they held.
+    cat >"$tmp/ganesha.conf" <<END
+NFS_CORE_PARAM {
+    Protocols = 4;
+    NFS_Port = $2;
+    Bind_addr = 127.0.0.1;
+    Enable_NLM = false;
+    Enable_RQUOTA = false;
+    Enable_UDP = false;
+    mount_path_pseudo = true;
+    fsid_device = true;
+    Plugins_Dir = $home/lib/x86_64-linux-gnu/ganesha;
+}
+NFSv4 {
+    Graceless = true;
+    Minor_Versions = 1;
+    RecoveryBackend = fs_ng;
+    RecoveryRoot = $tmp/ganesha;
+    Only_Numeric_Owners = true;
+    UseGetpwnam = true;
+}
+NFS_KRB5 {
+    Active_krb5 = false;
+}
+EXPORT {
+    Export_Id = 1;
+    Path = $1;
+    Pseudo = /bench;
+    Protocols = 4;
+    Transports = TCP;
+    Access_Type = RW;
+    Squash = No_Root_Squash;
+    SecType = none, sys;
+    PrivilegedPort = false;
+    FSAL {
+        Name = VFS;
+    }
+}
+END
+    start_server ganesha "${pin[@]}" env LD_LIBRARY_PATH="$home/lib/ganesha:$home/lib/x86_64-linux-gnu" \
+        "$home/ganesha.nfsd" -F -f "$tmp/ganesha.conf" -p "$tmp/ganesha/pid" -L STDOUT -N NIV_EVENT
+    for ((i = 0; i < 500; i++)); do
+        ! (: <"/dev/tcp/127.0.0.1/$2") 2>/dev/null || return 0
+        kill -0 "${servers[-1]}" 2>/dev/null || break
+        sleep 0.02
+    done
+    tail -n 20 "$tmp/ganesha.log" >&2
+    die "ganesha does not listen"
+}
+
 # Ends what start_* started: asked first, so that DPFS takes its sockets away, and then killed.
 end_server() {
     local server i
