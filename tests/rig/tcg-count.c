@@ -2,9 +2,11 @@
  * prints the counts since the last marker whenever the guest executes a marker (see guest-io.c).
  *
  *   cc -O2 -shared -fPIC -o tcg-count.so tcg-count.c
- *   qemu-system-x86_64 -accel tcg ... -plugin tcg-count.so,out=FILE
+ *   qemu-system-x86_64 -accel tcg ... -plugin tcg-count.so,out=FILE[,places=FILE]
  *
- * A line of FILE:  marker=N kernel=INSTRUCTIONS user=INSTRUCTIONS string=ITERATIONS
+ * A line of FILE:            marker=N kernel=INSTRUCTIONS user=INSTRUCTIONS string=ITERATIONS
+ * A line of the places' FILE, for each kernel instruction executed between markers 1 and 2:
+ *                            SECTION ADDRESS TIMES
  *
  * Kernel and user are told apart by the instruction's address. A repeated string instruction (rep movs...) runs here
  * once an iteration, and a processor counts it once: those iterations are counted by themselves and in neither.
@@ -45,8 +47,45 @@ extern uint64_t qemu_plugin_u64_sum(counter);
 enum { KERNEL, USER, STRING, KINDS };
 static counter counters[KINDS];
 static uint64_t last[KINDS];
-static FILE *out;
+static FILE *out, *places;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* How often each kernel instruction was executed: an open hash of addresses; what finds no room is not counted. */
+enum { PLACE_BITS = 20, PLACES = 1 << PLACE_BITS };
+static uint64_t place_address[PLACES], place_last[PLACES];
+static struct scoreboard *place_board;
+static int placed, section;
+
+static int place_of(uint64_t address)
+{
+    uint64_t i = (address * 0x9e3779b97f4a7c15u) >> (64 - PLACE_BITS);
+
+    while (place_address[i] && place_address[i] != address)
+        i = (i + 1) % PLACES;
+    if (!place_address[i]) {
+        if (placed == PLACES / 2)
+            return -1;
+        placed++;
+        place_address[i] = address;
+    }
+    return i;
+}
+
+static void print_places(int marker)
+{
+    section += marker == 2;
+    for (int i = 0; i < PLACES; i++) {
+        uint64_t sum;
+
+        if (!place_address[i])
+            continue;
+        sum = qemu_plugin_u64_sum((counter){ place_board, i * sizeof(uint64_t) });
+        if (marker == 2 && sum != place_last[i])
+            fprintf(places, "%d %016lx %lu\n", section, place_address[i], sum - place_last[i]);
+        place_last[i] = sum;
+    }
+    fflush(places);
+}
 
 static void at_marker(unsigned cpu, void *marker)
 {
@@ -63,6 +102,8 @@ static void at_marker(unsigned cpu, void *marker)
     fprintf(out, "marker=%ld kernel=%lu user=%lu string=%lu\n", (long)(intptr_t)marker, delta[KERNEL], delta[USER],
             delta[STRING]);
     fflush(out);
+    if (places)
+        print_places((intptr_t)marker);
     pthread_mutex_unlock(&lock);
 }
 
@@ -97,7 +138,8 @@ static void translated(plugin_id id, struct block *block)
     (void)id;
     for (size_t i = 0; i < qemu_plugin_tb_n_insns(block); i++) {
         struct instruction *instruction = qemu_plugin_tb_get_insn(block, i);
-        int in_kernel = qemu_plugin_insn_vaddr(instruction) >> 63;
+        uint64_t address = qemu_plugin_insn_vaddr(instruction);
+        int in_kernel = address >> 63;
         uint8_t code[16] = { 0 };
         size_t size = qemu_plugin_insn_size(instruction);
         int kind;
@@ -106,6 +148,16 @@ static void translated(plugin_id id, struct block *block)
             size = 0;
         kind = is_repeated_string(code, size) ? STRING : in_kernel ? KERNEL : USER;
         qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(instruction, ADD_U64, counters[kind], 1);
+        if (places && kind == KERNEL) {
+            int place;
+
+            pthread_mutex_lock(&lock);
+            place = place_of(address);
+            pthread_mutex_unlock(&lock);
+            if (place >= 0)
+                qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
+                    instruction, ADD_U64, (counter){ place_board, place * sizeof(uint64_t) }, 1);
+        }
         if (!in_kernel && is_marker(code, size))
             qemu_plugin_register_vcpu_insn_exec_cb(instruction, at_marker, NO_REGISTERS, (void *)(intptr_t)code[3]);
     }
@@ -116,15 +168,20 @@ EXPORTED int qemu_plugin_install(plugin_id id, const void *info, int argc, char 
     struct scoreboard *board = qemu_plugin_scoreboard_new(KINDS * sizeof(uint64_t));
 
     (void)info;
-    for (int i = 0; i < argc; i++)
+    for (int i = 0; i < argc; i++) {
         if (!strncmp(argv[i], "out=", 4))
             out = fopen(argv[i] + 4, "w");
+        if (!strncmp(argv[i], "places=", 7))
+            places = fopen(argv[i] + 7, "w");
+    }
     if (!out) {
         fprintf(stderr, "tcg-count: out=FILE is missing or cannot be written\n");
         return -1;
     }
     for (int kind = 0; kind < KINDS; kind++)
         counters[kind] = (counter){ board, kind * sizeof(uint64_t) };
+    if (places)
+        place_board = qemu_plugin_scoreboard_new(PLACES * sizeof(uint64_t));
     qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
     return 0;
 }
