@@ -12,7 +12,8 @@ qemu_command() {
         -display none -no-reboot -nodefaults
         -chardev "stdio,id=console,signal=off" -serial chardev:console # ^C is for the guest
         -kernel "$cache/$kernel/kernel" -initrd "$tmp/initramfs"
-        -append "console=ttyS0 mitigations=off nokaslr ${append[*]}")
+        -append "console=ttyS0 mitigations=off nokaslr ${append[*]}"
+        "${qemu_arguments[@]}")
     for i in "${!sockets[@]}"; do
         command+=(-chardev "socket,id=c$i,path=${sockets[i]}"
             -device "vhost-user-fs-pci,chardev=c$i,tag=${tags[i]},queue-size=1024,num-request-queues=$queues")
