@@ -54,6 +54,8 @@ pub struct Device {
     pub memory: Memory,
     /// Where the room for requests begins.
     pub room: u64,
+    /// Where each queue lies.
+    pub layouts: Vec<Layout>,
     queues: Vec<Queue>,
     connection: Option<Connection>,
     worker: Option<Worker>,
@@ -110,6 +112,7 @@ impl Device {
         let mut device = Self {
             memory,
             room,
+            layouts,
             queues: Vec::new(),
             connection,
             worker: None,
@@ -118,7 +121,8 @@ impl Device {
         };
         let event = || EventFd::new().map_err(|error| format!("an eventfd: {error}"));
         let mut rings = Vec::new();
-        for (index, layout) in layouts.iter().enumerate() {
+        for index in 0..device.layouts.len() {
+            let layout = &device.layouts[index];
             // SAFETY: the layouts do not overlap and lie before the room; the map lives for ever, and the memory is
             // unmapped only after the drivers are gone.
             let (driver, ring) = unsafe {
@@ -174,6 +178,11 @@ impl Device {
             queue.kick.notify();
             self.kicks += 1;
         }
+    }
+
+    /// Notify the back-end whatever it wants.
+    pub fn kick(&mut self, queue: usize) {
+        self.queues[queue].kick.notify();
     }
 
     /// Let the back-end work, where it is in this process.
