@@ -35,6 +35,11 @@ pub fn write(fd: i32, buffer: &[u8]) -> Result<usize> {
 pub fn preadv(fd: i32, segments: &[Segment], offset: u64, flags: i32) -> Result<usize> {
     let count = segments.len().min(MAX_IOV) as i32;
     let offset = offset as libc::off_t;
+    if let ([one], 0) = (segments, flags) {
+        // A page by itself is the most frequent request, and a plain call spares the kernel the vector.
+        // SAFETY: memory that may be written while its request lives (`Segment::new`).
+        return check_size(unsafe { libc::pread(fd, one.base().cast(), one.len(), offset) });
+    }
     // SAFETY: a segment is an `iovec` of memory that may be written while its request lives (`Segment::new`).
     check_size(unsafe { libc::preadv2(fd, segments.as_ptr().cast(), count, offset, flags) })
 }
@@ -46,6 +51,11 @@ pub fn preadv(fd: i32, segments: &[Segment], offset: u64, flags: i32) -> Result<
 pub fn pwritev(fd: i32, segments: &[Segment], offset: u64, flags: i32) -> Result<usize> {
     let count = segments.len().min(MAX_IOV) as i32;
     let offset = offset as libc::off_t;
+    if let ([one], 0) = (segments, flags) {
+        // As for `preadv`.
+        // SAFETY: memory that may be read while its request lives (`Segment::new`).
+        return check_size(unsafe { libc::pwrite(fd, one.base().cast(), one.len(), offset) });
+    }
     // SAFETY: a segment is an `iovec` of memory that may be read while its request lives (`Segment::new`).
     check_size(unsafe { libc::pwritev2(fd, segments.as_ptr().cast(), count, offset, flags) })
 }
