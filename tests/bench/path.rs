@@ -1,17 +1,20 @@
 //! What one request costs between the taken chain and the published used entry: null backend, loopback, one core.
 //!
 //! ```text
-//! cargo bench --bench path                         requests per second
+//! cargo bench --bench path                         requests per second, and where the time goes
 //! tests/bench/instructions                         instructions per request, by callgrind
 //! ```
 //!
 //! Driver and device take turns in one thread: `DEPTH` requests are made available, served in one round, reaped. The
 //! device's part is [`serve`], which callgrind singles out; the time printed is of both parts.
 
+mod stages;
+
 use std::time::Instant as Clock;
 
 use dpfs::backend::null::{Config, Null};
-use dpfs::fuse::{Dispatcher, Limits, Session};
+use dpfs::fuse::{Dispatcher, FileSystem, Limits, Session};
+use dpfs::hal::Queue;
 use dpfs::hal::loopback::{self, FEATURES, Layout};
 use dpfs::mem::{Finished, RequestTable};
 use dpfs::runtime::{Lane, Load, Observer, Worker};
@@ -21,6 +24,7 @@ use dpfs::virtq::driver::{Buffer, Driver};
 use dpfs::virtq::{MemoryMap, Region};
 use dpfs::wire::fuse::{InHeader, InitIn, Opcode, ReadIn, WriteIn};
 use dpfs::wire::open_flags::ClientArch;
+use stages::{TimedNull, TimedQueue};
 use zerocopy::{Immutable, IntoBytes};
 
 /// Requests made available at a time.
@@ -78,7 +82,8 @@ fn dpfs_bench_serve(worker: &mut Worker) -> bool {
 }
 
 impl Bench {
-    fn new() -> Self {
+    /// Set up the path; `timed` with notes of where the time goes.
+    fn new(timed: bool) -> Self {
         let arena = map::reserve(MEMORY).unwrap();
         let memory = arena.zeroed::<u8>(MEMORY).unwrap();
         let base = memory.as_mut_ptr();
@@ -104,15 +109,21 @@ impl Bench {
             Limits::default(),
             ClientArch::X86_64,
         );
+        let queue: &'static mut dyn Queue = if timed {
+            Box::leak(Box::new(TimedQueue(queue)))
+        } else {
+            Box::leak(Box::new(queue))
+        };
+        let fs: &'static mut dyn FileSystem = if timed {
+            Box::leak(Box::new(TimedNull))
+        } else {
+            Box::leak(Box::new(null))
+        };
         let worker = Worker::new(
-            vec![Lane {
-                queue: Box::leak(Box::new(queue)),
-                table,
-            }]
-            .leak(),
+            vec![Lane { queue, table }].leak(),
             vec![table].leak(),
             Dispatcher::new(Box::leak(Box::new(session)), &tables).unwrap(),
-            Box::leak(Box::new(null)),
+            fs,
             Box::leak(Box::new(Count {
                 requests: 0,
                 latency: 0,
@@ -153,6 +164,11 @@ impl Bench {
             readable(place, header_len as u32),
             readable(place + header_len as u64, args.len() as u32),
         ]
+    }
+
+    fn mount(&mut self) {
+        let init = self.requests(Opcode::INIT);
+        self.batch(&init[..1]);
     }
 
     /// Make a batch available, serve it, reap it.
@@ -216,9 +232,8 @@ fn main() {
     let batches: u32 =
         std::env::var("DPFS_BENCH_BATCHES").map_or(200_000, |text| text.parse().unwrap());
     let only = std::env::var("DPFS_BENCH_ONLY").unwrap_or_default();
-    let mut bench = Bench::new();
-    let init = bench.requests(Opcode::INIT);
-    bench.batch(&init[..1]);
+    let mut bench = Bench::new(false);
+    bench.mount();
     for opcode in [Opcode::READ, Opcode::WRITE] {
         if !only.is_empty() && only != opcode.name() {
             continue;
@@ -234,5 +249,18 @@ fn main() {
             "{:5} 4 KiB: {count} requests, {rate:.2} million/s",
             opcode.name()
         );
+    }
+    if !only.is_empty() {
+        return;
+    }
+    let mut bench = Bench::new(true);
+    bench.mount();
+    for opcode in [Opcode::READ, Opcode::WRITE] {
+        let requests = bench.requests(opcode);
+        stages::forget();
+        for _ in 0..batches {
+            bench.batch(&requests);
+        }
+        stages::print(opcode.name(), u64::from(batches) * DEPTH as u64);
     }
 }
