@@ -227,6 +227,26 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
+    /// Read `bytes` at `offset`; fewer are an error.
+    pub fn read(&mut self, opened: &Opened, offset: u64, bytes: &mut [u8]) -> Result<(), String> {
+        let size = bytes.len() as u32;
+        let args = ReadIn {
+            fh: opened.file,
+            offset,
+            size,
+            ..ReadIn::default()
+        };
+        let len = self.must(&Ask {
+            receive: size,
+            ..ask(Opcode::READ, opened.node, args.as_bytes(), 0)
+        })?;
+        if len != size {
+            return Err(format!("READ at {offset}: {len} of {size} bytes"));
+        }
+        self.place.data(&self.device.memory, bytes);
+        Ok(())
+    }
+
     /// Close everything and end the session.
     pub fn close(&mut self, opened: &Opened) -> Result<(), String> {
         for (opcode, node, fh) in [

@@ -70,7 +70,9 @@ pub fn run(folder: &Path, settings: &Settings) -> Result<Outcome, String> {
                 requests,
                 seconds,
                 latencies,
-                usage: Some(Usage::of(std::process::id()).since(before)),
+                usage: Usage::of(std::process::id())
+                    .zip(before)
+                    .map(|(after, before)| after.since(before)),
                 kicks: 0,
             });
         }
@@ -120,9 +122,7 @@ fn step(
     done.map_err(|error| format!("{step:?}: {error}"))?;
     match step {
         Step::Read(offset) if settings.verify => pattern::check(settings.seed, offset, data)
-            .map_err(|(at, found, wanted)| {
-                format!("{step:?}: wrong data: byte {at} is {found:#04x}, not {wanted:#04x}")
-            }),
+            .map_err(|wrong| format!("{step:?}: {wrong}")),
         _ => Ok(()),
     }
 }

@@ -90,6 +90,13 @@ impl Settings {
         if !(1..=256).contains(&depth) {
             return Err(format!("a depth of {depth}: 1 to 256 is allowed"));
         }
+        let blocks = size / u64::from(block);
+        let flying = u64::from(depth) * u64::from(self.queues);
+        if self.verify && self.job.moves_data() && blocks <= flying {
+            return Err(format!(
+                "{blocks} blocks: verification needs more than requests in flight, which are {flying}"
+            ));
+        }
         if !(1..=16).contains(&self.queues) {
             return Err(format!("{} queues: 1 to 16 are allowed", self.queues));
         }

@@ -35,6 +35,9 @@ enum Command {
         /// Seconds that an answer may take.
         #[arg(long, default_value_t = 5.0)]
         deadline: f64,
+        /// Ask only for what every back-end owes: well-formed answers, and service to the next front-end.
+        #[arg(long)]
+        lenient: bool,
     },
 }
 
@@ -113,6 +116,9 @@ struct SweepOptions {
     target: Vec<(String, PathBuf)>,
     #[command(flatten)]
     load: LoadOptions,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
     /// Rounds, of which the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -215,15 +221,24 @@ fn watched(
     })
 }
 
+fn json(outcomes: &[(String, Outcome)]) -> serde_json::Value {
+    outcomes
+        .iter()
+        .map(|(name, outcome)| outcome.json(name))
+        .collect()
+}
+
 impl Options {
     /// Do what was asked for.
     pub fn execute(self) -> Result<(), String> {
         match self.command {
             Command::Run(options) => options.execute(),
             Command::Sweep(options) => options.execute(),
-            Command::Conformance { socket, deadline } => {
-                conformance::run(&socket, Duration::from_secs_f64(deadline))
-            }
+            Command::Conformance {
+                socket,
+                deadline,
+                lenient,
+            } => conformance::run(&socket, Duration::from_secs_f64(deadline), lenient),
         }
     }
 }
@@ -245,11 +260,7 @@ impl RunOptions {
             outcomes.push((name.to_string(), outcome));
         }
         if self.json {
-            let all: Vec<_> = outcomes
-                .iter()
-                .map(|(name, outcome)| outcome.json(name))
-                .collect();
-            println!("{:#}", serde_json::Value::Array(all));
+            println!("{:#}", json(&outcomes));
         } else {
             println!("{}", table(&outcomes));
         }
@@ -280,7 +291,12 @@ impl SweepOptions {
             .iter()
             .map(|point| (point.target.clone(), point.median().clone()))
             .collect();
-        println!("{}", table(&medians));
+        if self.json {
+            println!("{:#}", json(&medians));
+        } else {
+            println!("{}", table(&medians));
+            print!("{}", sweep::ratios(&points));
+        }
         let write = |path: &PathBuf, text: String| {
             fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
         };

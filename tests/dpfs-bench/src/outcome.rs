@@ -76,7 +76,8 @@ impl Outcome {
             "p999_us": self.latency(0.999),
             "max_us": self.latency(1.0),
             "backend_cpu_us": self.cpu(),
-            "backend_context_switches": self.usage.map(|usage| self.per_request(usage.switches)),
+            "backend_voluntary_switches": self.usage.map(|usage| self.per_request(usage.voluntary)),
+            "backend_involuntary_switches": self.usage.map(|usage| self.per_request(usage.involuntary)),
             "backend_io_calls": self.usage.map(|usage| self.per_request(usage.io_calls)),
             "kicks": self.per_request(self.kicks),
         })
@@ -101,7 +102,8 @@ pub fn table(outcomes: &[(String, Outcome)]) -> Table {
             "p99.9 us",
             "max us",
             "cpu us",
-            "switches",
+            "sleeps",
+            "preempted",
             "r/w calls",
             "kicks",
         ]);
@@ -125,7 +127,8 @@ pub fn table(outcomes: &[(String, Outcome)]) -> Table {
             outcome
                 .cpu()
                 .map_or("n/a".to_string(), |cpu| format!("{cpu:.2}")),
-            usage(|usage| usage.switches),
+            usage(|usage| usage.voluntary),
+            usage(|usage| usage.involuntary),
             usage(|usage| usage.io_calls),
             format!("{:.2}", outcome.per_request(outcome.kicks)),
         ]);
@@ -155,7 +158,8 @@ pub mod tests {
             latencies,
             usage: Some(Usage {
                 cpu: 5_000_000,
-                switches: 10,
+                voluntary: 10,
+                involuntary: 0,
                 io_calls: 0,
             }),
             kicks: 50,

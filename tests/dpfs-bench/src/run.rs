@@ -46,9 +46,20 @@ struct Run<'a> {
     chain: Vec<Buffer>,
     data: Vec<u8>,
     unique: u64,
+    /// With verification: what each block holds, and whether a request is at it.
+    blocks: Vec<Block>,
     latencies: Histogram<u64>,
     requests: u64,
     measuring: bool,
+}
+
+/// What is known of one block of the file.
+#[derive(Clone, Copy, Default)]
+struct Block {
+    /// Number of WRITEs that it saw; each writes other bytes.
+    generation: u64,
+    /// One request at a time, so that what a READ must find is certain.
+    busy: bool,
 }
 
 /// Run one job against one back-end. `tick` hears of the seconds that passed.
@@ -108,6 +119,11 @@ impl<'a> Run<'a> {
             chain: Vec::new(),
             data: vec![0; settings.block as usize],
             unique: 0,
+            blocks: if settings.verify && settings.job.moves_data() {
+                vec![Block::default(); (settings.size / u64::from(settings.block)) as usize]
+            } else {
+                Vec::new()
+            },
             latencies: latencies(),
             requests: 0,
             measuring: false,
@@ -119,11 +135,11 @@ impl<'a> Run<'a> {
 
     fn measure(mut self, tick: &mut dyn FnMut(f64)) -> Result<Outcome, String> {
         let process = self.device.process();
-        let usage = || process.map(Usage::of);
+        let usage = || process.and_then(Usage::of);
         let seconds = |from: Instant, to: Instant| to.since(from) as f64 / 1e9;
         let begin = Instant::now();
         for slot in 0..self.slots.len() {
-            let step = self.chooser.choose();
+            let step = self.choose();
             self.submit(slot, step, begin)?;
         }
         self.publish();
@@ -151,6 +167,7 @@ impl<'a> Run<'a> {
             if seconds(last_tick, now) > 0.1 {
                 last_tick = now;
                 tick(seconds(from, now));
+                self.look_at_deadlines()?;
             }
             let enough = match self.settings.count {
                 Some(count) => self.requests >= count,
@@ -171,6 +188,7 @@ impl<'a> Run<'a> {
                 self.device.idle();
             }
         }
+        self.read_back()?;
         let block = if self.settings.job.moves_data() {
             self.settings.block
         } else {
@@ -193,7 +211,7 @@ impl<'a> Run<'a> {
     fn turn(&mut self, more: bool) -> Result<Option<Instant>, String> {
         self.device.serve();
         let mut now = None;
-        for queue in 1..=usize::from(self.settings.queues) {
+        for queue in 0..=usize::from(self.settings.queues) {
             while let Some(used) = self.device.reap(queue) {
                 let now = *now.get_or_insert_with(Instant::now);
                 let slot = usize::from(self.heads[queue][usize::from(used.head)]);
@@ -202,7 +220,7 @@ impl<'a> Run<'a> {
                 match next {
                     Some(step) => self.submit(slot, step, now)?,
                     None if more => {
-                        let step = self.chooser.choose();
+                        let step = self.choose();
                         self.submit(slot, step, now)?;
                     }
                     None => {}
@@ -213,8 +231,52 @@ impl<'a> Run<'a> {
         Ok(now)
     }
 
+    /// Choose a step; with verification, at a block that no other request is at.
+    fn choose(&mut self) -> Step {
+        let step = self.chooser.choose();
+        let (Step::Read(offset) | Step::Write(offset)) = step else {
+            return step;
+        };
+        if self.blocks.is_empty() {
+            return step;
+        }
+        let size = u64::from(self.settings.block);
+        let first = (offset / size) as usize;
+        let count = self.blocks.len();
+        // There are more blocks than requests in flight, so one is free.
+        let mut order = (first..first + count).map(|at| at % count);
+        let at = order.find(|&at| !self.blocks[at].busy).unwrap_or(first);
+        self.blocks[at].busy = true;
+        match step {
+            Step::Write(_) => Step::Write(at as u64 * size),
+            _ => Step::Read(at as u64 * size),
+        }
+    }
+
+    fn block(&mut self, offset: u64) -> Option<&mut Block> {
+        let at = (offset / u64::from(self.settings.block)) as usize;
+        self.blocks.get_mut(at)
+    }
+
+    /// Read everything back that was written.
+    fn read_back(&mut self) -> Result<(), String> {
+        let deadline = Duration::from_secs_f64(self.settings.deadline);
+        let mut client = Client::new(self.device, deadline);
+        let blocks = self.blocks.iter().enumerate();
+        for (at, block) in blocks.filter(|(_, block)| block.generation > 0) {
+            let offset = at as u64 * u64::from(self.settings.block);
+            client.read(&self.opened, offset, &mut self.data)?;
+            let seed = pattern::generation(self.settings.seed, block.generation);
+            pattern::check(seed, offset, &self.data).map_err(|wrong| {
+                let (node, times) = (self.opened.node, block.generation);
+                format!("READ (node {node}, offset {offset}, written {times} times): {wrong}")
+            })?;
+        }
+        Ok(())
+    }
+
     fn publish(&mut self) {
-        for queue in 1..=usize::from(self.settings.queues) {
+        for queue in 0..=usize::from(self.settings.queues) {
             self.device.publish(queue);
         }
     }
@@ -249,8 +311,10 @@ impl<'a> Run<'a> {
                     ..ask(Opcode::WRITE, node, args.as_bytes(), 8)
                 });
                 // What is never checked may be anything: the generator must not be what binds.
-                if self.settings.verify {
-                    pattern::fill(self.settings.seed, offset, &mut self.data);
+                let at = (offset / u64::from(block)) as usize;
+                if let Some(block) = self.blocks.get(at) {
+                    let seed = pattern::generation(self.settings.seed, block.generation + 1);
+                    pattern::fill(seed, offset, &mut self.data);
                     slot.place.set_data(memory, &self.data);
                 }
             }
@@ -297,7 +361,11 @@ impl<'a> Run<'a> {
         slot.unique = self.unique;
         slot.started = now;
         slot.busy = true;
-        let queue = slot.queue;
+        let queue = match step {
+            // As Linux does, so that memory is given back even while the request queues are full.
+            Step::Forget(_) => 0,
+            _ => slot.queue,
+        };
         let Some(head) = self.device.add(queue, &self.chain) else {
             return Err(self.complain(index, "the queue is full"));
         };
@@ -309,16 +377,16 @@ impl<'a> Run<'a> {
     fn finish(&mut self, index: usize, used: Used, now: Instant) -> Result<Option<Step>, String> {
         let slot = &self.slots[index];
         let memory = &self.device.memory;
-        if self.measuring {
-            self.requests += 1;
-            self.latencies
-                .saturating_record(now.since(slot.started).max(1));
-        }
         if let Step::Forget(_) = slot.step {
             return match used.written {
                 0 => Ok(None),
                 written => Err(self.complain(index, &format!("an answer of {written} bytes"))),
             };
+        }
+        if self.measuring {
+            self.requests += 1;
+            let latency = now.since(slot.started).max(1);
+            self.latencies.saturating_record(latency);
         }
         let header = slot.place.header(memory);
         if header.unique != slot.unique || header.len > used.written || header.len < 16 {
@@ -347,17 +415,23 @@ impl<'a> Run<'a> {
         match slot.step {
             Step::Read(offset) if self.settings.verify => {
                 slot.place.data(memory, &mut self.data);
-                if let Err((at, found, wanted)) =
-                    pattern::check(self.settings.seed, offset, &self.data)
-                {
-                    let text = format!("wrong data: byte {at} is {found:#04x}, not {wanted:#04x}");
-                    return Err(self.complain(index, &text));
+                let generation = self.block(offset).map_or(0, |block| {
+                    block.busy = false;
+                    block.generation
+                });
+                let seed = pattern::generation(self.settings.seed, generation);
+                if let Err(wrong) = pattern::check(seed, offset, &self.data) {
+                    return Err(self.complain(index, &wrong.to_string()));
                 }
             }
-            Step::Write(_) => {
+            Step::Write(offset) => {
                 let size = slot.place.result::<WriteOut>(memory).size;
                 if size != self.settings.block {
                     return Err(self.complain(index, &format!("{size} bytes written")));
+                }
+                if let Some(block) = self.block(offset) {
+                    block.generation += 1;
+                    block.busy = false;
                 }
             }
             Step::Create(number) => {

@@ -54,6 +54,41 @@ pub fn csv(points: &[Point]) -> String {
     text
 }
 
+/// Say how each back-end does next to the first one.
+pub fn ratios(points: &[Point]) -> String {
+    let mut text = String::new();
+    for point in points {
+        let own = point.median();
+        let same = |other: &&Point| {
+            let other = other.median();
+            (&other.job, other.block, other.depth) == (&own.job, own.block, own.depth)
+        };
+        let Some(first) = points.iter().find(same) else {
+            continue;
+        };
+        if first.target == point.target {
+            continue;
+        }
+        let base = first.median();
+        let cpu = own.cpu().zip(base.cpu());
+        let cpu = cpu.map_or("n/a".to_string(), |(own, base)| {
+            format!("{:.2}", own / base)
+        });
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{} to {}: {}, {} bytes, depth {}: {:.2} times the rate, {cpu} times the processor time",
+            point.target,
+            first.target,
+            own.job,
+            own.block,
+            own.depth,
+            own.rate() / base.rate(),
+        );
+    }
+    text
+}
+
 /// A line of a picture: its name and its points.
 type Line = (String, Vec<(f64, f64)>);
 
@@ -157,6 +192,14 @@ mod tests {
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(lines[1].starts_with("a,randread,4096,1,1,300,"), "{csv}");
+    }
+
+    #[test]
+    fn ratios_are_to_the_first_back_end() {
+        let text = ratios(&points());
+        let expected = "b to a: randread, 4096 bytes, depth 1: 0.17 times the rate, 6.00 times";
+        assert!(text.starts_with(expected), "{text}");
+        assert_eq!(text.lines().count(), 1);
     }
 
     #[test]

@@ -7,71 +7,68 @@ use std::fs;
 pub struct Usage {
     /// Nanoseconds on a processor.
     pub cpu: u64,
-    /// Context switches, asked for and forced.
-    pub switches: u64,
+    /// Context switches that a thread asked for, by sleeping.
+    pub voluntary: u64,
+    /// Context switches that were forced on a thread.
+    pub involuntary: u64,
     /// System calls of the read and write families, as the kernel counts them.
     pub io_calls: u64,
 }
 
 impl Usage {
-    /// Count for a process and its descendants: a back-end that closes itself in serves from a child.
-    pub fn of(process: u32) -> Self {
+    /// Count for a process and its descendants: a back-end that closes itself in serves from a child. `None` when the
+    /// kernel does not say.
+    pub fn of(process: u32) -> Option<Self> {
         let mut sum = Self::default();
-        for process in family(process) {
+        for process in family(process)? {
             let folder = format!("/proc/{process}");
-            if let Ok(threads) = fs::read_dir(format!("{folder}/task")) {
-                for thread in threads.flatten() {
-                    sum.add_thread(&thread.path());
-                }
+            for thread in fs::read_dir(format!("{folder}/task")).ok()?.flatten() {
+                // One that ended meanwhile is not counted.
+                let _ = sum.add_thread(&thread.path());
             }
-            let io = fs::read_to_string(format!("{folder}/io")).unwrap_or_default();
-            sum.io_calls += field(&io, "syscr:") + field(&io, "syscw:");
+            let io = fs::read_to_string(format!("{folder}/io")).ok()?;
+            sum.io_calls += field(&io, "syscr:")? + field(&io, "syscw:")?;
         }
-        sum
+        (sum.cpu > 0).then_some(sum)
     }
 
-    fn add_thread(&mut self, folder: &std::path::Path) {
-        let times = fs::read_to_string(folder.join("schedstat")).unwrap_or_default();
-        let first = times.split_whitespace().next();
-        self.cpu += first.and_then(|text| text.parse().ok()).unwrap_or(0);
-        let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
-        self.switches += field(&status, "voluntary_ctxt_switches:")
-            + field(&status, "nonvoluntary_ctxt_switches:");
+    fn add_thread(&mut self, folder: &std::path::Path) -> Option<()> {
+        let times = fs::read_to_string(folder.join("schedstat")).ok()?;
+        self.cpu += times.split_whitespace().next()?.parse::<u64>().ok()?;
+        let status = fs::read_to_string(folder.join("status")).ok()?;
+        self.voluntary += field(&status, "voluntary_ctxt_switches:")?;
+        self.involuntary += field(&status, "nonvoluntary_ctxt_switches:")?;
+        Some(())
     }
 
     /// Give what was used since `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             cpu: self.cpu.saturating_sub(earlier.cpu),
-            switches: self.switches.saturating_sub(earlier.switches),
+            voluntary: self.voluntary.saturating_sub(earlier.voluntary),
+            involuntary: self.involuntary.saturating_sub(earlier.involuntary),
             io_calls: self.io_calls.saturating_sub(earlier.io_calls),
         }
     }
 }
 
-fn field(text: &str, name: &str) -> u64 {
-    let mut lines = text.lines();
-    let value = lines.find_map(|line| line.strip_prefix(name));
-    value
-        .and_then(|value| value.trim().parse().ok())
-        .unwrap_or(0)
+fn field(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().parse().ok()
 }
 
 /// List a process and its descendants.
-fn family(process: u32) -> Vec<u32> {
+fn family(process: u32) -> Option<Vec<u32>> {
     let mut family = vec![process];
     let mut at = 0;
     while let Some(&parent) = family.get(at) {
         at += 1;
         let children = format!("/proc/{parent}/task/{parent}/children");
-        let children = fs::read_to_string(children).unwrap_or_default();
-        family.extend(
-            children
-                .split_whitespace()
-                .filter_map(|text| text.parse::<u32>().ok()),
-        );
+        let children = fs::read_to_string(children).ok()?;
+        let numbers = children.split_whitespace();
+        family.extend(numbers.filter_map(|text| text.parse::<u32>().ok()));
     }
-    family
+    Some(family)
 }
 
 #[cfg(test)]
@@ -80,11 +77,17 @@ mod tests {
 
     #[test]
     fn time_that_this_process_uses_is_counted() {
-        let before = Usage::of(std::process::id());
+        let own = || Usage::of(std::process::id()).unwrap();
+        let before = own();
         let mut sum = 0_u64;
-        while Usage::of(std::process::id()).since(before).cpu < 1_000_000 {
+        while own().since(before).cpu < 1_000_000 {
             sum = sum.wrapping_mul(31).wrapping_add(std::hint::black_box(7));
         }
         assert!(std::hint::black_box(sum) > 0);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_has_no_figures() {
+        assert_eq!(Usage::of(u32::MAX), None);
     }
 }

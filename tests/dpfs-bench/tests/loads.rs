@@ -287,6 +287,21 @@ fn data_that_was_never_written_is_found_out() {
 }
 
 #[test]
+fn writes_that_are_lost_are_found_out() {
+    let served = Served::new(Box::leak(Box::new(Null::default())), || {
+        Box::new(Null::default())
+    });
+    for job in ["randwrite", "write"] {
+        let out = served.bench(&[
+            "run", "--job", job, "--verify", "--count", "100", "--size", "1m",
+        ]);
+        let error = text(&out.stderr);
+        assert!(!out.status.success());
+        assert!(error.contains("times): wrong data"), "{error}");
+    }
+}
+
+#[test]
 fn an_error_a_short_read_and_silence_fail_the_run_and_name_the_request() {
     for (lie, words) in [
         (Lie::Error, "ENOSPC"),
