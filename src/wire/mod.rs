@@ -5,6 +5,9 @@
 
 pub mod errno;
 pub mod fuse;
+pub mod nfs4;
 pub mod open_flags;
+pub mod rpc;
 pub mod vhost_user;
 pub mod virtio_fs;
+pub mod xdr;
