@@ -26,6 +26,7 @@ pub mod sandbox;
 pub mod signal;
 pub mod socket;
 pub mod stat;
+pub mod tcp;
 pub mod time;
 #[cfg(feature = "local")]
 pub mod uring;
