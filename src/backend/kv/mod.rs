@@ -1,0 +1,3 @@
+//! A file system on a key-value engine.
+
+pub mod engine;
