@@ -136,6 +136,18 @@ pub(super) const LOCAL: &[c_long] = &[
     libc::SYS_capset,
 ];
 
+/// The `kv` backend's embedded engine: one open file.
+pub(super) const EMBEDDED: &[c_long] = &[
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_ftruncate,
+    libc::SYS_fdatasync,
+    libc::SYS_fsync,
+    libc::SYS_fstatfs,
+    libc::SYS_statx,
+    libc::SYS_flock,
+];
+
 /// What only an intruder would try: run a program, look into another process, change mounts, roots or name spaces, load
 /// code into the kernel.
 pub(super) const FORBIDDEN: &[c_long] = &[
