@@ -76,6 +76,8 @@ pub(super) const VHOST_USER: &[c_long] = &[
     libc::SYS_setsockopt,
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
+    // What the C library calls for fstat(2), to learn how large a memory region's file is.
+    libc::SYS_newfstatat,
 ];
 
 /// The `local` backend: files by handle or under an open directory, rings, the caller's name.

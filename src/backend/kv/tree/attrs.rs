@@ -6,7 +6,7 @@ use super::super::engine::{Check, Done, Engine, Expect, Key, List, Op, Patch, Wr
 use super::super::record::{Inode, Time, field, mode, state};
 use super::Tree;
 use super::content::CAPABILITY;
-use super::desk::{Kind, LIST_MAX, RAW};
+use super::desk::{Kind, RAW};
 use crate::fuse::{Attributes, SetAttr, SetTime, Statfs, StatxReply};
 use crate::mem::Handle;
 use crate::wire::errno::Errno;
@@ -122,15 +122,7 @@ impl<E: Engine> Tree<E> {
 
     pub(super) fn issue_readlink(&mut self, handle: Handle) {
         if let Some(work) = self.desk.works.get(handle) {
-            // The place of raw bytes is the last of four; the others are there for that.
-            let ino = work.ino;
-            let keys = [
-                Key::Inode(ino),
-                Key::Inode(ino),
-                Key::Inode(ino),
-                Key::Target(ino),
-            ];
-            const { assert!(RAW == 3) };
+            let keys = [Key::Inode(work.ino), Key::Target(work.ino)];
             let op = Op::Get {
                 keys: &keys,
                 follow: false,
@@ -157,7 +149,7 @@ impl<E: Engine> Tree<E> {
         let name = self.copy(handle, &mut name);
         let key = Key::Xattr(ino, name);
         let op = Op::Get {
-            keys: &[Key::Inode(ino), Key::Inode(ino), Key::Inode(ino), key],
+            keys: &[Key::Inode(ino), key],
             follow: false,
         };
         self.ask(handle, &op);
@@ -179,7 +171,6 @@ impl<E: Engine> Tree<E> {
                 None => reply.err(Errno::E2BIG),
             }
         }
-        const { assert!(LIST_MAX <= 65536) };
     }
 
     pub(super) fn issue_setxattr(&mut self, handle: Handle) {
@@ -202,7 +193,7 @@ impl<E: Engine> Tree<E> {
         let key = Key::Xattr(ino, name);
         if step == LOOK {
             let op = Op::Get {
-                keys: &[Key::Inode(ino), Key::Inode(ino), Key::Inode(ino), key],
+                keys: &[Key::Inode(ino), key],
                 follow: false,
             };
             return self.ask(handle, &op);

@@ -13,8 +13,8 @@ use crate::mem::{Arena, Handle, OutOfMemory, Segment, SlotMap};
 use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
 
-/// Index, in a Get, of a record whose bytes mean nothing to the tree: attribute or target.
-pub const RAW: u32 = 3;
+/// Index, in the Get of an operation on one, of a record whose bytes mean nothing to the tree: attribute or target.
+pub const RAW: u32 = 1;
 
 /// How a node that is to be made is answered.
 pub enum MakeReply {
@@ -440,10 +440,15 @@ impl Client for Desk {
             }
             Kind::Listxattr { .. } => return self.take_name(handle, record.name),
             Kind::Sweep { .. } => return self.volume.note_orphan(&mut work.kind, record.at),
+            Kind::Getxattr(_)
+            | Kind::Readlink(_)
+            | Kind::Setxattr { .. }
+            | Kind::Removexattr(_)
+                if record.index == RAW =>
+            {
+                return self.take_raw(handle, &record);
+            }
             _ => {}
-        }
-        if record.index == RAW {
-            return self.take_raw(handle, &record);
         }
         let Some(found) = self.pads[handle.index as usize]
             .found
