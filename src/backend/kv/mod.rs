@@ -10,6 +10,8 @@
 #[cfg(feature = "kv-embedded")]
 pub mod embedded;
 pub mod engine;
+#[cfg(feature = "std")]
+pub mod fsck;
 pub mod record;
 #[cfg(feature = "kv-embedded")]
 pub mod served;
