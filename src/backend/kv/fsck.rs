@@ -7,6 +7,8 @@
 //! Every repair is a transaction of its own, so one that is interrupted is continued by the next run. The whole list of
 //! inodes is held in memory, about 200 bytes for each.
 //!
+//! What is left of an inode whose record is lost (content, attributes, names in it) is not looked for.
+//!
 //! What a crash may leave, and the next service repairs by itself, is not damage: orphans and marks
 //! ([`super::record::state::TRIM`]). They are counted apart.
 
@@ -181,14 +183,29 @@ impl<E: Engine> Fsck<'_, E> {
         }
         for (position, _, value) in self.list(List::Entries(dir))? {
             let placed = Dentry::parse(&value);
-            let good = placed.is_some_and(|(entry, name)| {
-                names.get(name) == Some(&entry) && entry.position == position
-            });
-            if !good {
+            let Some((entry, name)) = placed.filter(|(entry, name)| {
+                entry.position == position && !name.is_empty() && self.seen.contains_key(&entry.ino)
+            }) else {
                 self.damaged(format!(
-                    "directory {dir}: position {position} has no name; removed"
+                    "directory {dir}: position {position} is not readable; removed"
                 ));
                 self.write(&[Write::Delete(Key::Position(dir, position))])?;
+                continue;
+            };
+            let shown = String::from_utf8_lossy(name).into_owned();
+            match names.get(name) {
+                Some(named) if *named == entry => {}
+                None => {
+                    self.damaged(format!("{dir}/{shown}: is listed only; named again"));
+                    self.write(&[Write::Put(Key::Name(dir, name), entry.as_bytes())])?;
+                    names.insert(name.to_vec(), entry);
+                }
+                Some(_) => {
+                    self.damaged(format!(
+                        "{dir}/{shown}: is listed twice; removed from the list"
+                    ));
+                    self.write(&[Write::Delete(Key::Position(dir, position))])?;
+                }
             }
         }
         let listed: HashMap<u64, Vec<u8>> = self
