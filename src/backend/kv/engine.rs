@@ -192,10 +192,9 @@ impl Patch<'_> {
     /// Apply the patch to a value. One that reaches beyond the value does nothing.
     pub fn apply(&self, value: &mut [u8]) {
         fn change<const N: usize>(value: &mut [u8], at: u16, f: impl FnOnce([u8; N]) -> [u8; N]) {
-            if let Some(field) = value.get_mut(usize::from(at)..) {
-                if let Some(field) = field.first_chunk_mut::<N>() {
-                    *field = f(*field);
-                }
+            let field = value.get_mut(usize::from(at)..);
+            if let Some(field) = field.and_then(|field| field.first_chunk_mut::<N>()) {
+                *field = f(*field);
             }
         }
         match *self {

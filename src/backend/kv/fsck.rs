@@ -40,6 +40,9 @@ pub struct Report {
     pub damage: Vec<String>,
 }
 
+/// A record of a list: position, name, value.
+type Listed = (u64, Vec<u8>, Vec<u8>);
+
 /// What the names say about an inode.
 struct Seen {
     inode: Inode,
@@ -101,7 +104,7 @@ struct Fsck<'e, E> {
 
 impl<E: Engine> Fsck<'_, E> {
     /// Collect a whole list.
-    fn list(&mut self, list: List) -> Result<Vec<(u64, Vec<u8>, Vec<u8>)>, Failure> {
+    fn list(&mut self, list: List) -> Result<Vec<Listed>, Failure> {
         let mut found = Vec::new();
         let mut after = 0;
         loop {

@@ -36,6 +36,7 @@ mod desk;
 mod filesystem;
 mod lists;
 mod names;
+mod rename;
 mod sweep;
 mod volume;
 
@@ -214,11 +215,13 @@ impl<E: Engine> Tree<E> {
 
     /// Give a request's number: one that nobody else has. `None` when it has to wait for more.
     fn number(&mut self, handle: Handle) -> Option<u64> {
-        if self.numbers.end - self.numbers.start < u64::from(LEASE) / 4 && !self.leasing {
-            if let Some(lease) = self.desk.enter(Kind::Lease, 0) {
-                self.leasing = true;
-                self.issue(lease);
-            }
+        let few = self.numbers.end - self.numbers.start < u64::from(LEASE) / 4;
+        if few
+            && !self.leasing
+            && let Some(lease) = self.desk.enter(Kind::Lease, 0)
+        {
+            self.leasing = true;
+            self.issue(lease);
         }
         let work = self.desk.works.get_mut(handle)?;
         if work.number == 0 {
