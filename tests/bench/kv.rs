@@ -100,7 +100,7 @@ impl Bench {
 
 /// Measure with stores of different chunks; the file is read and written at places that look random.
 pub fn run(batches: u32) {
-    for chunk in [4 << 10, 64 << 10] {
+    for chunk in [4 << 10, 16 << 10, 64 << 10] {
         let config = Config {
             store: embedded::Config {
                 path: None,
