@@ -11,6 +11,9 @@
 //! whole, whatever reaches the disk. What was fsynced stays; of the rest, a failing power supply or a killed daemon
 //! takes at most about the last second, and always from the end.
 //!
+//! While the disk has less free than the cache's size and 64 MiB, what adds names or content is refused (`ENOSPC`);
+//! the rest goes on.
+//!
 //! A core never waits: while another core, or the worker, has the write transaction, operations are refused with
 //! [`Busy`] and come again. The store allocates; nothing here does beside it, once its buffers have grown.
 
@@ -24,6 +27,7 @@ use ::core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ::core::time::Duration;
 use std::boxed::Box;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::string::{String, ToString};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -44,6 +48,8 @@ const CHUNKS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("chunks"
 const FIRST_NUMBER: u64 = 1024;
 /// Longest time that a change waits to be made durable.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of the disk that stay free, beside room for all cached pages.
+const RESERVE: u64 = 64 << 20;
 /// Most chunks that one step of a Clear or Seek looks at.
 const STEP: u64 = 1024;
 
@@ -64,6 +70,9 @@ pub struct Store {
     /// To ask how full the disk is.
     file: Option<File>,
     chunk: u32,
+    /// Bytes of the disk that are left alone: after a write that the disk had no room for, the store could not go on
+    /// before it is opened again.
+    reserve: u64,
     /// Somebody has the write transaction.
     writing: AtomicBool,
     /// The worker wants it next.
@@ -113,6 +122,7 @@ impl Store {
             db,
             file,
             chunk,
+            reserve: config.cache as u64 + RESERVE,
             writing: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             started: AtomicBool::new(false),
@@ -162,6 +172,18 @@ impl Store {
     /// As fdatasync(2), in words.
     pub fn sync(&self) -> Result<(), String> {
         commit(&self.db).map_err(|error| error.to_string())
+    }
+
+    /// Give the size of the disk and what is free of it, in bytes.
+    fn disk(&self) -> Option<(u64, u64)> {
+        let stat = crate::sys::stat::statfs(self.file.as_ref()?.as_raw_fd()).ok()?;
+        let size = stat.f_frsize as u64;
+        Some((stat.f_blocks * size, stat.f_bavail * size))
+    }
+
+    /// Tell whether nothing is to be added any more.
+    fn is_full(&self) -> bool {
+        self.disk().is_some_and(|(_, free)| free < self.reserve)
     }
 
     fn volatile(&self) -> bool {

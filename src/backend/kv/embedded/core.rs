@@ -1,7 +1,6 @@
 //! One core's part: reads from a snapshot, and the changes of a round in one transaction.
 
 use ::core::sync::atomic::Ordering;
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, PoisonError};
 use std::vec::Vec;
 
@@ -26,6 +25,8 @@ pub struct Embedded {
     snapshot: Option<Snapshot>,
     /// The changes of this round.
     writer: Option<WriteTransaction>,
+    /// The disk was nearly full when the round began: nothing is added.
+    full: bool,
     /// Why the changes are to be dropped.
     failed: Option<Failure>,
     /// What is done when the changes are committed.
@@ -46,6 +47,7 @@ impl Embedded {
             snapshot: None,
             writer: None,
             failed: None,
+            full: false,
             committed: Vec::with_capacity(UNDER_WAY),
             syncing: Vec::with_capacity(UNDER_WAY),
             chunk: Vec::with_capacity(store.chunk as usize),
@@ -83,6 +85,7 @@ impl Embedded {
         });
         match begun {
             Ok(txn) => {
+                self.full = self.store.is_full();
                 self.writer = Some(txn);
                 Ok(())
             }
@@ -121,6 +124,9 @@ impl Embedded {
     /// Run an operation that changes something, in the write transaction. A failed check changes nothing.
     fn change(&mut self, token: Token, op: &Op<'_>, client: &dyn Client) -> Result<Done, Failure> {
         let writer = self.writer.as_ref().ok_or(Failure::Broken)?;
+        if self.full && grows(op) {
+            return Err(Failure::Full);
+        }
         let broken = |_| Failure::Broken;
         let mut records = writer.open_table(RECORDS).map_err(broken)?;
         let size = self.store.chunk;
@@ -172,15 +178,16 @@ impl Embedded {
     }
 
     fn commit(&mut self, client: &mut dyn Client) {
-        let Some(writer) = self.writer.take() else {
+        if self.committed.is_empty() && self.writer.is_none() {
             return;
-        };
+        }
         // What failed in the middle may have left a part of itself, so the whole round is dropped.
-        let result = match self.failed.take() {
-            Some(failure) => writer
+        let result = match (self.writer.take(), self.failed.take()) {
+            (None, _) => Err(Failure::Broken),
+            (Some(writer), Some(failure)) => writer
                 .abort()
                 .map_or(Err(Failure::Broken), |()| Err(failure)),
-            None => writer.commit().map_err(|error| match error {
+            (Some(writer), None) => writer.commit().map_err(|error| match error {
                 CommitError::Storage(error) => failure(&error),
                 _ => Failure::Broken,
             }),
@@ -196,17 +203,31 @@ impl Embedded {
 
     fn usage(&self) -> Done {
         let (mut total, mut free) = (1 << 40, 1 << 40);
-        if let Some(file) = &self.store.file
-            && let Ok(stat) = crate::sys::stat::statfs(file.as_raw_fd())
-        {
-            let size = stat.f_frsize as u64;
-            (total, free) = (stat.f_blocks * size, stat.f_bavail * size);
+        if let Some((all, left)) = self.store.disk() {
+            (total, free) = (all, left.saturating_sub(self.store.reserve));
         }
         Done::Usage {
             total,
             free,
             inodes: 0,
         }
+    }
+}
+
+/// Tell whether an operation adds content or names without taking any away.
+fn grows(op: &Op<'_>) -> bool {
+    match op {
+        Op::Write { .. } => true,
+        Op::Transact { writes, .. } => {
+            let adds = |write: &Write<'_>| {
+                matches!(
+                    write,
+                    Write::Put(Key::Name(..) | Key::Xattr(..) | Key::Target(_), _)
+                )
+            };
+            writes.iter().any(adds) && !writes.iter().any(|write| matches!(write, Write::Delete(_)))
+        }
+        _ => false,
     }
 }
 
