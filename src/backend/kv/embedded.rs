@@ -11,8 +11,8 @@
 //! whole, whatever reaches the disk. What was fsynced stays; of the rest, a failing power supply or a killed daemon
 //! takes at most about the last second, and always from the end.
 //!
-//! While the disk has less free than the cache's size and 64 MiB, what adds names or content is refused (`ENOSPC`);
-//! the rest goes on.
+//! While the disk has less free than the cache's size and 64 MiB, what adds names or content is refused (`ENOSPC`),
+//! beyond what was removed since the start; the rest goes on. The file never shrinks.
 //!
 //! A core never waits: while another core, or the worker, has the write transaction, operations are refused with
 //! [`Busy`] and come again. The store allocates; nothing here does beside it, once its buffers have grown.
@@ -37,7 +37,7 @@ use redb::backends::InMemoryBackend;
 use redb::{Database, Durability, ReadableTable, StorageError, TableDefinition};
 
 pub use self::core::Embedded;
-use super::engine::{Failure, kind};
+use super::engine::{Failure, Op, kind};
 use crate::sys::eventfd::EventFd;
 use crate::wire::errno::Errno;
 
@@ -73,6 +73,9 @@ pub struct Store {
     /// Bytes of the disk that are left alone: after a write that the disk had no room for, the store could not go on
     /// before it is opened again.
     reserve: u64,
+    /// Bytes of content that were removed and not yet spent. The file does not shrink, so on a full disk this is what
+    /// there is to write to; it begins anew with each start.
+    freed: AtomicU64,
     /// Somebody has the write transaction.
     writing: AtomicBool,
     /// The worker wants it next.
@@ -123,6 +126,7 @@ impl Store {
             file,
             chunk,
             reserve: config.cache as u64 + RESERVE,
+            freed: AtomicU64::new(0),
             writing: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             started: AtomicBool::new(false),
@@ -184,6 +188,18 @@ impl Store {
     /// Tell whether nothing is to be added any more.
     fn is_full(&self) -> bool {
         self.disk().is_some_and(|(_, free)| free < self.reserve)
+    }
+
+    /// Take what an operation needs, generously, from what was freed inside of the store. False when that is too little.
+    fn spend(&self, op: &Op<'_>) -> bool {
+        let cost = match op {
+            Op::Write { len, .. } => 2 * (u64::from(*len) + u64::from(self.chunk)),
+            _ => u64::from(self.chunk),
+        };
+        let left = |freed: u64| freed.checked_sub(cost);
+        self.freed
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, left)
+            .is_ok()
     }
 
     fn volatile(&self) -> bool {

@@ -85,6 +85,7 @@ fn patch(stored: &mut [u8], version: u64, patches: &[Patch<'_>]) {
     }
 }
 
+/// Clear a range; `freed` grows by the bytes of the chunks that went.
 pub(super) fn clear(
     chunks: &mut Chunks<'_>,
     ino: u64,
@@ -92,6 +93,7 @@ pub(super) fn clear(
     to: u64,
     size: u32,
     scratch: &mut Vec<u8>,
+    freed: &mut u64,
 ) -> Stored<Done> {
     let size = u64::from(size);
     let mut seen = 0;
@@ -119,6 +121,7 @@ pub(super) fn clear(
         drop((key, stored));
         if scratch.is_empty() {
             chunks.remove((ino, index))?;
+            *freed += len;
         } else if cut_to as u64 == len {
             chunks.insert((ino, index), &scratch[..cut_from])?;
         } else if cut_from < cut_to {

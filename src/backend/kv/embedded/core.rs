@@ -124,9 +124,10 @@ impl Embedded {
     /// Run an operation that changes something, in the write transaction. A failed check changes nothing.
     fn change(&mut self, token: Token, op: &Op<'_>, client: &dyn Client) -> Result<Done, Failure> {
         let writer = self.writer.as_ref().ok_or(Failure::Broken)?;
-        if self.full && grows(op) {
+        if self.full && grows(op) && !self.store.spend(op) {
             return Err(Failure::Full);
         }
+        let mut freed = 0;
         let broken = |_| Failure::Broken;
         let mut records = writer.open_table(RECORDS).map_err(broken)?;
         let size = self.store.chunk;
@@ -160,13 +161,23 @@ impl Embedded {
                 let chunks = writer.open_table(CHUNKS);
                 let chunks = chunks.map_err(|_| StorageError::PreviousIo);
                 chunks.and_then(|mut chunks| {
-                    clear(&mut chunks, ino, from, to, size, &mut self.chunk).map(Some)
+                    clear(
+                        &mut chunks,
+                        ino,
+                        from,
+                        to,
+                        size,
+                        &mut self.chunk,
+                        &mut freed,
+                    )
+                    .map(Some)
                 })
             }
             Op::Purge { ino, expect } => purge(&mut records, ino, expect),
             Op::Reserve { count } => reserve(&mut records, count).map(Some),
             _ => Ok(Some(Done::Done)),
         };
+        self.store.freed.fetch_add(freed, Ordering::Relaxed);
         match run {
             Ok(Some(done)) => Ok(done),
             Ok(None) => Err(Failure::Conflict),
