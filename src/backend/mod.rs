@@ -4,6 +4,8 @@
 //! open files. The [`crate::fuse::FileSystem`] belongs to one core: its connections, rings and pending replies.
 //! A backend never knows where its requests come from.
 
+#[cfg(feature = "kv")]
+pub mod kv;
 #[cfg(feature = "local")]
 pub mod local;
 pub mod null;

@@ -34,6 +34,6 @@ pub use open_table::{Closed, OpenFileTable, Pinned};
 pub use refused::Refused;
 pub use request::{Finished, RequestTable, Slot, SlotId, Token};
 pub use ring_buffer::RingBuffer;
-pub use segment::{MAX_SEGMENTS, Segment, SegmentList, TooMany, TooShort};
+pub use segment::{MAX_SEGMENTS, Segment, SegmentList, TooMany, TooShort, fill, gather};
 pub use shared_ring::SharedRing;
 pub use slot_map::{Handle, SlotMap};

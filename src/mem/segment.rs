@@ -42,6 +42,35 @@ impl Segment {
     }
 }
 
+/// Copy `bytes` into `segments`, from byte `offset` of them on.
+///
+/// # Errors
+/// [`TooShort`] when they do not fit; nothing is copied then.
+pub fn fill(segments: &[Segment], offset: usize, bytes: &[u8]) -> Result<(), TooShort> {
+    within(segments, offset, bytes.len())?;
+    copy_in(segments, offset, bytes);
+    Ok(())
+}
+
+/// Copy bytes out of `segments`, from byte `offset` of them on.
+///
+/// # Errors
+/// [`TooShort`] when they are not all there; nothing is copied then.
+pub fn gather(segments: &[Segment], offset: usize, bytes: &mut [u8]) -> Result<(), TooShort> {
+    within(segments, offset, bytes.len())?;
+    copy_out(segments, offset, bytes);
+    Ok(())
+}
+
+/// Check that `len` bytes from `offset` lie in `segments`.
+fn within(segments: &[Segment], offset: usize, len: usize) -> Result<(), TooShort> {
+    let all: usize = segments.iter().map(Segment::len).sum();
+    match offset.checked_add(len) {
+        Some(end) if end <= all => Ok(()),
+        _ => Err(TooShort),
+    }
+}
+
 /// Hold a word at any address: the host aligns as it likes.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]

@@ -8,8 +8,10 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::config::units::rough_size;
-use super::config::{Backend, Config, Device, Hal, Limits, Local};
+use super::config::{Backend, Config, Device, Hal, Kv, Limits, Local};
 use super::stats;
+use crate::backend::kv::embedded::Embedded;
+use crate::backend::kv::tree::{Tree, TreeVolume};
 use crate::backend::local::{self, LocalVolume};
 use crate::board;
 use crate::fuse::{self, Dispatcher};
@@ -51,6 +53,9 @@ impl Budget {
         if let Backend::Local(local) = &device.backend {
             self.add_local(device, local, tables * u64::from(depth));
         }
+        if let Backend::Kv(kv) = &device.backend {
+            self.add_kv(device, kv, tables * u64::from(depth));
+        }
         if let Hal::Fuse { .. } = device.hal {
             self.add(
                 format!(
@@ -60,6 +65,22 @@ impl Budget {
                 queues * FuseQueue::footprint(depth, fuse::Limits::default().max_write) as u64,
             );
         }
+    }
+
+    fn add_kv(&mut self, device: &Device, kv: &Kv, slots: u64) {
+        let nodes = device.limits.nodes;
+        self.add(
+            format!("device \"{}\": {nodes} nodes", device.tag),
+            TreeVolume::footprint(nodes) as u64,
+        );
+        self.add(
+            format!("device \"{}\": {slots} requests", device.tag),
+            Tree::<Embedded>::footprint(slots as u32) as u64,
+        );
+        self.add(
+            format!("device \"{}\": cached pages", device.tag),
+            kv.memory,
+        );
     }
 
     fn add_local(&mut self, device: &Device, local: &Local, slots: u64) {

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use super::budget::Budget;
 use super::config::{Config, ConfigError, units};
 use super::stats::{self, Snapshot};
-use super::{probe, serve};
+use super::{fsck, probe, serve};
 use crate::{board, log};
 
 /// What was asked for was done.
@@ -53,6 +53,8 @@ enum Command {
     /// Check a configuration and whether this machine can do it; change nothing
     #[command(after_long_help = REFERENCE)]
     Check(File),
+    /// Check the stores of the kv backend, and repair them; nobody may serve them meanwhile
+    Fsck(FsckArguments),
     /// Show what a daemon did, by device and operation
     Stats(StatsArguments),
     /// Show the deferred log of a daemon with the feature defmt
@@ -66,6 +68,18 @@ struct File {
     /// Configuration file; --help shows everything that it may say
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Args)]
+struct FsckArguments {
+    #[command(flatten)]
+    file: File,
+    /// Only this device's store
+    #[arg(long, value_name = "TAG")]
+    device: Option<String>,
+    /// Repair what is wrong, and remove what a crash left
+    #[arg(long)]
+    repair: bool,
 }
 
 #[derive(Args)]
@@ -130,6 +144,7 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(file) => serve_command(&file.config),
         Command::Check(file) => check_command(&file.config),
+        Command::Fsck(arguments) => fsck_command(&arguments),
         Command::Stats(arguments) => stats_command(&arguments),
         Command::Log(arguments) => log_command(&arguments),
         Command::Devices => {
@@ -186,6 +201,17 @@ fn check_command(file: &Path) -> Result<(), Failure> {
             MACHINE,
             format!("dpfs: {bad} of {} checks failed", findings.len()),
         )),
+    }
+}
+
+fn fsck_command(arguments: &FsckArguments) -> Result<(), Failure> {
+    let config = load(&arguments.file.config)?;
+    let result = fsck::run(&config, arguments.device.as_deref(), arguments.repair);
+    let (text, left) = result.map_err(|error| (FAILED, format!("dpfs: {error}")))?;
+    print(&text);
+    match left {
+        false => Ok(()),
+        true => Err((FAILED, "dpfs: damage is left".into())),
     }
 }
 
@@ -297,7 +323,7 @@ mod tests {
     fn the_reference_is_a_configuration() {
         let config = Config::parse("reference.toml", REFERENCE).map_err(|error| error.to_string());
         let config = config.unwrap();
-        assert_eq!(config.devices.len(), 2);
+        assert_eq!(config.devices.len(), 3);
         // What it calls a default is one.
         let minimal = "[[device]]\ntag = \"a\"\nbackend = { kind = \"local\", path = \"/srv/projects\" }\n\
                        hal = { kind = \"vhost-user\", socket = \"/s\" }";

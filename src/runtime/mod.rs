@@ -18,6 +18,8 @@ pub mod config;
 mod core_loop;
 #[cfg(feature = "std")]
 mod device;
+#[cfg(feature = "daemon")]
+mod fsck;
 #[cfg(all(feature = "daemon", feature = "defmt"))]
 pub mod log_ring;
 #[cfg(feature = "daemon")]

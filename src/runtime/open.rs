@@ -1,12 +1,15 @@
 //! Opening what a configured device needs: its backend and its transport.
 
 use std::boxed::Box;
+use std::path::Path;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
 use super::config::{self, Hal};
 use super::device::{Backend, Control, Device, SessionEvents};
 use super::warden::{self, Task};
+use crate::backend::kv::embedded;
+use crate::backend::kv::served::{self, EmbeddedVolume};
 use crate::backend::local::{self, LocalVolume};
 use crate::backend::null::{self, Null};
 use crate::fuse::{FileSystem, Limits, Session};
@@ -46,6 +49,33 @@ impl Backend for LocalVolume {
     fn open_files(&self) -> u64 {
         Self::open_files(self).into()
     }
+}
+
+impl Backend for EmbeddedVolume {
+    fn attach(&'static self, slots: u32) -> Result<Box<dyn FileSystem>, String> {
+        Ok(Box::new(Self::attach(self, slots)?))
+    }
+
+    fn nodes(&self) -> u64 {
+        Self::nodes(self).into()
+    }
+
+    /// Opening a file leaves nothing here.
+    fn open_files(&self) -> u64 {
+        0
+    }
+}
+
+fn open_kv(kv: &config::Kv, limits: &config::Limits) -> Result<EmbeddedVolume, String> {
+    EmbeddedVolume::open(&served::Config {
+        store: embedded::Config {
+            path: kv.path.as_deref(),
+            chunk: kv.chunk,
+            cache: kv.memory as usize,
+        },
+        nodes: limits.nodes,
+        read_only: kv.read_only,
+    })
 }
 
 fn local_config(local: &config::Local, limits: &config::Limits) -> local::Config {
@@ -151,6 +181,12 @@ fn open_backend(device: &config::Device) -> Result<&'static dyn Backend, String>
         config::Backend::Local(local) => {
             let volume = LocalVolume::open(local_config(local, &device.limits));
             Ok(volume.map_err(|error| format!("{}: {error}", local.path.display()))?)
+        }
+        config::Backend::Kv(kv) => {
+            let place = kv.path.as_deref().unwrap_or(Path::new(":memory:"));
+            let volume = open_kv(kv, &device.limits);
+            let volume = volume.map_err(|error| format!("{}: {error}", place.display()))?;
+            Ok(Box::leak(Box::new(volume)))
         }
     }
 }

@@ -16,7 +16,7 @@ use std::vec::Vec;
 
 use super::budget::Budget;
 use super::config::units::rough_size;
-use super::config::{Backend, Config, Device, Hal, Local, Sandbox};
+use super::config::{Backend, Config, Device, Hal, Kv, Local, Sandbox};
 use super::stats::{Snapshot, State};
 use crate::sys::sandbox::{Limit, limit, space, unshare};
 use crate::sys::{access, affinity, creds, device, identity};
@@ -67,6 +67,9 @@ pub fn all(config: &Config) -> Vec<Finding> {
         if let Backend::Local(local) = &device.backend {
             note(name("path"), directory(local));
             note(name("io_uring"), io_uring(device));
+        }
+        if let Backend::Kv(kv) = &device.backend {
+            note(name("path"), store(kv));
         }
     }
     findings
@@ -176,6 +179,32 @@ fn users_name_spaces() -> Result<String, String> {
         }
     }
     Ok("empty root by pivot_root, in a name space of users".into())
+}
+
+/// Look whether a store is there, or can be made. Opening it would lock it.
+fn store(kv: &Kv) -> Result<String, String> {
+    let Some(path) = &kv.path else {
+        return Ok("in memory, gone with the daemon".into());
+    };
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            Err(format!("{}: is there and is no file", path.display()))
+        }
+        Ok(_) => {
+            let opened = fs::OpenOptions::new().read(true).write(true).open(path);
+            opened.map_err(|error| format!("{}: {error}", path.display()))?;
+            Ok(format!("{}: is there", path.display()))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            if !dir.is_dir() {
+                return Err(format!("{}: no such folder", dir.display()));
+            }
+            may(access::may_change, dir)?;
+            Ok(format!("{}: will be made", path.display()))
+        }
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
 }
 
 fn socket(path: &Path) -> Result<String, String> {

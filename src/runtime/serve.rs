@@ -122,6 +122,7 @@ fn describe(device: &config::Device) -> Description {
     let backend = match device.backend {
         config::Backend::Null { .. } => "null",
         config::Backend::Local(_) => "local",
+        config::Backend::Kv(_) => "kv",
     };
     Description {
         tag: device.tag.clone(),

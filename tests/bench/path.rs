@@ -2,18 +2,20 @@
 //!
 //! ```text
 //! cargo bench --bench path                         requests per second, and where the time goes
+//! DPFS_BENCH_ONLY=kv cargo bench --bench path      the same path to the embedded key-value engine
 //! tests/bench/instructions                         instructions per request, by callgrind
 //! ```
 //!
 //! Driver and device take turns in one thread: `DEPTH` requests are made available, served in one round, reaped. The
 //! device's part is [`serve`], which callgrind singles out; the time printed is of both parts.
 
+mod kv;
 mod stages;
 
 use std::time::Instant as Clock;
 
 use dpfs::backend::null::{Config, Null};
-use dpfs::fuse::{Dispatcher, FileSystem, Limits, Session};
+use dpfs::fuse::{Dispatcher, FileSystem, Limits, Session, Volume};
 use dpfs::hal::Queue;
 use dpfs::hal::loopback::{self, FEATURES, Layout};
 use dpfs::mem::{Finished, RequestTable};
@@ -72,6 +74,8 @@ struct Bench {
     driver: Driver,
     worker: Worker,
     base: *mut u8,
+    /// Node of the file that is read and written.
+    node: u64,
 }
 
 /// The device's part of the path; a name that callgrind can find.
@@ -82,8 +86,22 @@ fn dpfs_bench_serve(worker: &mut Worker) -> bool {
 }
 
 impl Bench {
-    /// Set up the path; `timed` with notes of where the time goes.
-    fn new(timed: bool) -> Self {
+    /// Set up the path to the null backend; `timed` with notes of where the time goes.
+    fn null(timed: bool) -> Self {
+        let null = Null::new(Config {
+            zero: false,
+            ..Config::default()
+        });
+        let fs: &'static mut dyn FileSystem = if timed {
+            Box::leak(Box::new(TimedNull))
+        } else {
+            Box::leak(Box::new(null))
+        };
+        Self::new(Box::leak(Box::new(null)), fs, timed)
+    }
+
+    /// Set up the path to a backend.
+    fn new(volume: &'static dyn Volume, fs: &'static mut dyn FileSystem, timed: bool) -> Self {
         let arena = map::reserve(MEMORY).unwrap();
         let memory = arena.zeroed::<u8>(MEMORY).unwrap();
         let base = memory.as_mut_ptr();
@@ -100,24 +118,11 @@ impl Bench {
         let (queue, driver) = unsafe { loopback::queue(map, layout) }.unwrap();
         let tables = map::reserve(RequestTable::footprint(128) + Dispatcher::FOOTPRINT).unwrap();
         let table = RequestTable::new(&tables, 128, 0).unwrap();
-        let null = Null::new(Config {
-            zero: false,
-            ..Config::default()
-        });
-        let session = Session::new(
-            Box::leak(Box::new(null)),
-            Limits::default(),
-            ClientArch::X86_64,
-        );
+        let session = Session::new(volume, Limits::default(), ClientArch::X86_64);
         let queue: &'static mut dyn Queue = if timed {
             Box::leak(Box::new(TimedQueue(queue)))
         } else {
             Box::leak(Box::new(queue))
-        };
-        let fs: &'static mut dyn FileSystem = if timed {
-            Box::leak(Box::new(TimedNull))
-        } else {
-            Box::leak(Box::new(null))
         };
         let worker = Worker::new(
             vec![Lane { queue, table }].leak(),
@@ -134,6 +139,7 @@ impl Bench {
             driver,
             worker,
             base,
+            node: 2,
         }
     }
 
@@ -150,7 +156,7 @@ impl Bench {
             len: (header_len + args.len()) as u32 + data,
             opcode: opcode as u32,
             unique: place,
-            nodeid: 2,
+            nodeid: self.node,
             ..InHeader::default()
         };
         let bytes = [header.as_bytes(), args].concat();
@@ -232,7 +238,7 @@ fn main() {
     let batches: u32 =
         std::env::var("DPFS_BENCH_BATCHES").map_or(200_000, |text| text.parse().unwrap());
     let only = std::env::var("DPFS_BENCH_ONLY").unwrap_or_default();
-    let mut bench = Bench::new(false);
+    let mut bench = Bench::null(false);
     bench.mount();
     for opcode in [Opcode::READ, Opcode::WRITE] {
         if !only.is_empty() && only != opcode.name() {
@@ -250,10 +256,13 @@ fn main() {
             opcode.name()
         );
     }
+    if only.is_empty() || only == "kv" {
+        kv::run(batches / 20);
+    }
     if !only.is_empty() {
         return;
     }
-    let mut bench = Bench::new(true);
+    let mut bench = Bench::null(true);
     bench.mount();
     for opcode in [Opcode::READ, Opcode::WRITE] {
         let requests = bench.requests(opcode);

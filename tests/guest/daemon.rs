@@ -10,7 +10,8 @@ use tempfile::TempDir;
 /// Run `dpfs serve` with one vhost-user device, tag `dpfs`, in a folder that is removed afterwards.
 pub struct Daemon {
     child: Child,
-    folder: TempDir,
+    /// There until the daemon is started anew.
+    folder: Option<TempDir>,
 }
 
 /// Wait until `condition` holds.
@@ -38,11 +39,42 @@ impl Daemon {
 
     fn serve(queues: u32, options: &str, limits: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::create_dir(folder.path().join("share")).expect("a folder to serve");
         let share = folder.path().join("share");
+        fs::create_dir(&share).expect("a folder to serve");
         let backend = format!("{{ kind = \"local\", path = {share:?}{options} }}");
+        Self::start(folder, queues, &backend, limits)
+    }
+
+    /// Serve the `kv` backend's embedded engine with a store of its own; `options` are further keys.
+    pub fn embedded(queues: u32, options: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let backend = Self::embedded_backend(&folder, options);
+        Self::start(folder, queues, &backend, "{}")
+    }
+
+    fn embedded_backend(folder: &TempDir, options: &str) -> String {
+        let store = folder.path().join("store");
+        format!("{{ kind = \"kv\", engine = \"embedded\", path = {store:?}{options} }}")
+    }
+
+    /// Kill the daemon and start another one on the same store.
+    pub fn killed_and_restarted(mut self) -> Self {
+        self.child.kill().expect("our own child");
+        self.child.wait().expect("our own child");
+        let folder = self.folder.take().expect("a folder");
+        // The socket of a daemon that was killed stays.
+        let _ = fs::remove_file(folder.path().join("run/sock"));
+        let backend = Self::embedded_backend(&folder, "");
+        Self::start(folder, 1, &backend, "{}")
+    }
+
+    fn folder(&self) -> &Path {
+        self.folder.as_ref().expect("a folder").path()
+    }
+
+    fn start(folder: TempDir, queues: u32, backend: &str, limits: &str) -> Self {
         let run = folder.path().join("run");
-        fs::create_dir(&run).expect("a folder for the socket");
+        fs::create_dir_all(&run).expect("a folder for the socket");
         let config = format!(
             "[runtime]\npolling = \"adaptive\"\ncores = [0, 1]\ndir = {run:?}\n\
              [[device]]\ntag = \"dpfs\"\n\
@@ -58,21 +90,24 @@ impl Daemon {
             .stdin(Stdio::null())
             .spawn()
             .expect("dpfs starts");
-        let daemon = Self { child, folder };
+        let daemon = Self {
+            child,
+            folder: Some(folder),
+        };
         wait_for("dpfs listens", 30, || daemon.socket().exists());
         daemon
     }
 
     /// Give the socket of the device.
     pub fn socket(&self) -> PathBuf {
-        self.folder.path().join("run/sock")
+        self.folder().join("run/sock")
     }
 
     /// Give the device's statistics, as `dpfs stats --json` prints them.
     pub fn stats(&self) -> serde_json::Value {
         let out = Command::new(program())
             .args(["stats", "--json", "--dir"])
-            .arg(self.folder.path().join("run"))
+            .arg(self.folder().join("run"))
             .output()
             .expect("dpfs stats runs");
         assert!(

@@ -41,7 +41,10 @@ fn nothing_is_held(daemon: &Daemon) {
 /// Run everything that a user would: every kind of operation, verified I/O, the POSIX suite, random operations.
 fn works(guest: Guest) {
     let _turn = turn();
-    let daemon = Daemon::local(1, "");
+    works_on(guest, Daemon::local(1, ""));
+}
+
+fn works_on(guest: Guest, daemon: Daemon) {
     guest.run(&daemon, "smoke", &[]);
     guest.run(&daemon, "fio-verify", &[]);
     guest.run(&daemon, "fsx", &["ops=20000"]);
@@ -76,6 +79,30 @@ fn a_source_tree_is_whole_after_a_reboot() {
     let _turn = turn();
     let daemon = Daemon::local(1, "");
     UML.run(&daemon, "tree-unpack", &[]);
+    UML.run(&daemon, "tree-check", &[]);
+}
+
+#[test]
+fn the_embedded_engine_works() {
+    let _turn = turn();
+    works_on(UML, Daemon::embedded(1, ""));
+}
+
+#[test]
+fn the_embedded_engine_with_small_chunks_works() {
+    let _turn = turn();
+    let daemon = Daemon::embedded(1, ", chunk = \"4KiB\"");
+    UML.run(&daemon, "smoke", &[]);
+    UML.run(&daemon, "fsx", &["ops=100000"]);
+}
+
+#[test]
+fn a_source_tree_in_the_embedded_engine_is_whole_after_a_reboot_and_a_killed_daemon() {
+    let _turn = turn();
+    let daemon = Daemon::embedded(1, "");
+    UML.run(&daemon, "tree-unpack", &[]);
+    UML.run(&daemon, "tree-check", &[]);
+    let daemon = daemon.killed_and_restarted();
     UML.run(&daemon, "tree-check", &[]);
 }
 

@@ -128,6 +128,21 @@ pub enum Backend {
     },
     /// A directory of this machine.
     Local(Local),
+    /// A file system on a key-value engine.
+    Kv(Kv),
+}
+
+/// Configure the `kv` backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kv {
+    /// The file of the embedded engine; `None` for a store in memory (`":memory:"`).
+    pub path: Option<PathBuf>,
+    /// Size of the chunks of a new store in bytes. Default: 64 KiB.
+    pub chunk: u32,
+    /// Memory for cached pages in bytes. Default: 256 MiB.
+    pub memory: u64,
+    /// Refuse every change with `EROFS`. Default: false.
+    pub read_only: bool,
 }
 
 /// Configure the `local` backend.

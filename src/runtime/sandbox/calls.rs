@@ -76,6 +76,8 @@ pub(super) const VHOST_USER: &[c_long] = &[
     libc::SYS_setsockopt,
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
+    // What the C library calls for fstat(2), to learn how large a memory region's file is.
+    libc::SYS_newfstatat,
 ];
 
 /// The `local` backend: files by handle or under an open directory, rings, the caller's name.
@@ -134,6 +136,18 @@ pub(super) const LOCAL: &[c_long] = &[
     libc::SYS_setgroups,
     libc::SYS_capget,
     libc::SYS_capset,
+];
+
+/// The `kv` backend's embedded engine: one open file.
+pub(super) const EMBEDDED: &[c_long] = &[
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_ftruncate,
+    libc::SYS_fdatasync,
+    libc::SYS_fsync,
+    libc::SYS_fstatfs,
+    libc::SYS_statx,
+    libc::SYS_flock,
 ];
 
 /// What only an intruder would try: run a program, look into another process, change mounts, roots or name spaces, load

@@ -77,9 +77,13 @@ fn allowed(config: &Config) -> Result<Rules, seccompiler::BackendError> {
             // A clone of /dev/fuse is read and written.
             Hal::Fuse { .. } => {}
         }
-        if let Backend::Local(_) = device.backend {
-            add(calls::LOCAL);
-            local = true;
+        match device.backend {
+            Backend::Null { .. } => {}
+            Backend::Local(_) => {
+                add(calls::LOCAL);
+                local = true;
+            }
+            Backend::Kv(_) => add(calls::EMBEDDED),
         }
     }
     let masked = |argument, mask: i32, value: i32| {

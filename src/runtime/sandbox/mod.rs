@@ -129,7 +129,8 @@ pub fn enter(config: &Config) -> Result<(), SandboxError> {
 /// Give the capabilities that the configured backends work with.
 fn capabilities(config: &Config) -> u64 {
     let of = |backend: &Backend| match backend {
-        Backend::Null { .. } => 0,
+        // A store's file is open before.
+        Backend::Null { .. } | Backend::Kv(_) => 0,
         // Every user's files can be read; nothing is made or changed.
         Backend::Local(local) if local.read_only => 1 << cap::DAC_READ_SEARCH,
         Backend::Local(_) => CAPABILITIES
