@@ -325,7 +325,7 @@ impl<'a> Values<'a> {
         })
     }
 
-    fn next(&mut self) -> Option<u32> {
+    fn next_attribute(&mut self) -> Option<u32> {
         while self.next < 32 * WORDS as u32 {
             let attribute = self.next;
             self.next += 1;
@@ -360,7 +360,7 @@ impl<'a> FileAttr<'a> {
             sent: list.sent,
             ..Self::default()
         };
-        while let Some(attribute) = list.next() {
+        while let Some(attribute) = list.next_attribute() {
             let values = &mut list.values;
             match attribute {
                 attr::TYPE => found.kind = FileKind::decode(values.u32()?).ok_or(Malformed)?,
@@ -395,7 +395,7 @@ impl ServerAttr {
     pub fn decode(input: &mut Decoder<'_>) -> Result<Self> {
         let mut list = Values::decode(input)?;
         let mut found = Self::default();
-        while let Some(attribute) = list.next() {
+        while let Some(attribute) = list.next_attribute() {
             let values = &mut list.values;
             match attribute {
                 attr::SUPPORTED_ATTRS => found.supported = Bitmap::decode_supported(values)?,

@@ -55,7 +55,7 @@ impl<'a> Callbacks<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn next(&mut self) -> Result<Option<Callback>> {
+    pub fn next_call(&mut self) -> Result<Option<Callback>> {
         let Some(left) = self.left.checked_sub(1) else {
             return Ok(None);
         };
@@ -162,17 +162,18 @@ mod tests {
         ];
         let bytes: Vec<u8> = words.iter().flat_map(|w: &u32| w.to_be_bytes()).collect();
         let mut calls = Callbacks::new(Decoder::new(&bytes)).unwrap();
-        let Some(first @ Callback::Sequence { sequence: 7, .. }) = calls.next().unwrap() else {
+        let Some(first @ Callback::Sequence { sequence: 7, .. }) = calls.next_call().unwrap()
+        else {
             panic!("no sequence");
         };
         let mut buffer = [0; 40];
         let mut out = Encoder::new(&mut buffer);
         first.answer(&mut out, Status::OK, 1);
         assert_eq!(out.finish(), Some(40));
-        assert!(matches!(calls.next(), Ok(Some(Callback::Recall(_)))));
-        assert!(matches!(calls.next(), Ok(None)));
+        assert!(matches!(calls.next_call(), Ok(Some(Callback::Recall(_)))));
+        assert!(matches!(calls.next_call(), Ok(None)));
         let mut cut = Callbacks::new(Decoder::new(&bytes[..60])).unwrap();
-        cut.next().unwrap();
-        assert!(cut.next().is_err());
+        cut.next_call().unwrap();
+        assert!(cut.next_call().is_err());
     }
 }

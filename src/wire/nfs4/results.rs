@@ -19,7 +19,7 @@ type Outcome<T> = Result<core::result::Result<T, Status>>;
 
 macro_rules! done {
     ($results:expr, $op:expr) => {
-        match $results.next($op)? {
+        match $results.step($op)? {
             Ok(()) => {}
             Err(status) => return Ok(Err(status)),
         }
@@ -129,7 +129,7 @@ impl<'a> Results<'a> {
     /// # Errors
     /// [`Malformed`] when it is another's, or none is left although the server says that all was done.
     #[inline]
-    pub fn next(&mut self, number: u32) -> Outcome<()> {
+    pub fn step(&mut self, number: u32) -> Outcome<()> {
         let Some(left) = self.left.checked_sub(1) else {
             // A server that fails before the first operation says so in the status alone.
             return if self.status.is_ok() {
@@ -143,7 +143,7 @@ impl<'a> Results<'a> {
         let status = Status(self.input.u32()?);
         // An operation that a server does not know may come back as ILLEGAL (RFC 8881, section 15.2).
         const ILLEGAL: u32 = 10044;
-        if found != number && !(found == ILLEGAL && !status.is_ok()) {
+        if found != number && (found != ILLEGAL || status.is_ok()) {
             return Err(Malformed);
         }
         Ok(if status.is_ok() { Ok(()) } else { Err(status) })
@@ -207,7 +207,7 @@ impl<'a> Results<'a> {
 
     /// Read SETATTR, which tells what was set even when not all of it was.
     pub fn setattr(&mut self) -> Outcome<()> {
-        let outcome = self.next(op::SETATTR)?;
+        let outcome = self.step(op::SETATTR)?;
         Bitmap::decode(&mut self.input)?;
         Ok(outcome)
     }
@@ -361,7 +361,7 @@ impl<'a> Results<'a> {
 
     /// Read LOCKT: the lock that is in the way, if one is.
     pub fn lockt(&mut self) -> Outcome<Option<Locked>> {
-        match self.next(op::LOCKT)? {
+        match self.step(op::LOCKT)? {
             Ok(()) => Ok(Ok(None)),
             Err(Status::ERR_DENIED) => self.denied().map(|locked| Ok(Some(locked))),
             Err(status) => Ok(Err(status)),
@@ -497,7 +497,7 @@ impl<'a> DirEntryIter<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn next(&mut self) -> Result<core::result::Result<DirEntry<'a>, bool>> {
+    pub fn next_entry(&mut self) -> Result<core::result::Result<DirEntry<'a>, bool>> {
         if !self.input.bool()? {
             return Ok(Err(self.input.bool()?));
         }
@@ -525,10 +525,10 @@ mod tests {
         let mut results = Results::new(Decoder::new(&bytes)).unwrap();
         let sequence = results.sequence().unwrap().unwrap();
         assert_eq!((sequence.sequence, sequence.slot), (9, 5));
-        assert_eq!(results.next(op::PUTFH), Ok(Ok(())));
+        assert_eq!(results.step(op::PUTFH), Ok(Ok(())));
         assert_eq!(results.read(), Ok(Ok((true, 4))));
         assert_eq!(results.input().rest(), b"aaaa");
-        assert_eq!(results.next(op::GETATTR), Err(Malformed));
+        assert_eq!(results.step(op::GETATTR), Err(Malformed));
     }
 
     #[test]
@@ -536,16 +536,16 @@ mod tests {
         let bytes = bytes(&[70, 0, 2, op::PUTFH, 0, op::GETATTR, 70]);
         let mut results = Results::new(Decoder::new(&bytes)).unwrap();
         assert_eq!(results.status(), Status::ERR_STALE);
-        assert_eq!(results.next(op::PUTFH), Ok(Ok(())));
+        assert_eq!(results.step(op::PUTFH), Ok(Ok(())));
         assert_eq!(results.getattr().unwrap().unwrap_err(), Status::ERR_STALE);
-        assert_eq!(results.next(op::READ), Ok(Err(Status::ERR_STALE)));
+        assert_eq!(results.step(op::READ), Ok(Err(Status::ERR_STALE)));
     }
 
     #[test]
     fn results_in_another_order_are_malformed() {
         let bytes = bytes(&[0, 0, 1, op::GETFH, 0, 0]);
         let mut results = Results::new(Decoder::new(&bytes)).unwrap();
-        assert_eq!(results.next(op::PUTFH), Err(Malformed));
+        assert_eq!(results.step(op::PUTFH), Err(Malformed));
     }
 
     #[test]
@@ -555,8 +555,8 @@ mod tests {
         let mut entries = DirEntryIter {
             input: Decoder::new(&bytes),
         };
-        let entry = entries.next().unwrap().unwrap();
+        let entry = entries.next_entry().unwrap().unwrap();
         assert_eq!((entry.cookie, entry.name), (7, &b"name"[..]));
-        assert_eq!(entries.next().unwrap().unwrap_err(), true);
+        assert!(entries.next_entry().unwrap().unwrap_err());
     }
 }
