@@ -7,9 +7,10 @@
 //!
 //! [`Stream::read`] takes a file apart without copying it, and refuses what a DPU would stumble over, with the offset;
 //! [`Stream::check`] finds what it would not notice; [`Stream::write`] makes one, byte for byte as NVIDIA's `mlx-mkbfb`
-//! does. What the images hold is not looked at.
+//! does. Of what the images hold, only the initramfs is understood: [`initramfs`] adds files to it.
 
 mod header;
+pub mod initramfs;
 mod names;
 mod stream;
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use dpfs_image::{HEADER_LEN, Image, ImageId, MAX_VERSION, NAMES, Stream, Trailing};
+use dpfs_image::{HEADER_LEN, Image, ImageId, MAX_VERSION, NAMES, Stream, Trailing, initramfs};
 use indicatif::{ProgressBar, ProgressStyle};
 use memmap2::Mmap;
 use serde_json::json;
@@ -68,6 +68,17 @@ enum Command {
         base: PathBuf,
         /// The second
         delta: Option<PathBuf>,
+        /// The stream to make
+        #[arg(long, short)]
+        output: PathBuf,
+    },
+    /// Add a folder's files to the initramfs of a stream, as root's, and leave the rest of the stream as it is
+    Overlay {
+        /// The folder: its content is that of the initramfs's root
+        #[arg(long)]
+        root: PathBuf,
+        /// The stream
+        base: PathBuf,
         /// The stream to make
         #[arg(long, short)]
         output: PathBuf,
@@ -147,6 +158,7 @@ fn run(command: Command) -> Outcome<()> {
             stream.sort();
             write(&stream, &output)
         }
+        Command::Overlay { root, base, output } => add_files(&root, &base, &output),
         Command::Names => {
             for (name, id) in NAMES {
                 println!("{name:<20}{:>3}", id.0);
@@ -272,6 +284,42 @@ fn write(stream: &Stream<'_>, path: &Path) -> Outcome<()> {
         let _ = fs::remove_file(&new);
         failed(error)
     })
+}
+
+/// Give the time of what is added: `SOURCE_DATE_EPOCH`, or 1970, never that of this machine.
+fn source_date() -> Outcome<u32> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    match std::env::var(NAME) {
+        Err(_) => Ok(0),
+        Ok(text) => text.parse().map_err(|_| {
+            format!(
+                "{NAME} = {text:?}; allowed: seconds since 1970, 0 to {}",
+                u32::MAX
+            )
+        }),
+    }
+}
+
+fn add_files(root: &Path, base: &Path, output: &Path) -> Outcome<()> {
+    let mtime = source_date()?;
+    let added = initramfs::overlay(root).map_err(|error| format!("{}: {error}", root.display()))?;
+    let map = Mapped::open(base)?;
+    let mut stream = read(base, &map, Trailing::Allow)?;
+    let mut found = false;
+    for image in &mut stream.images {
+        if image.id == ImageId::of("initramfs").map_err(|error| error.to_string())? {
+            found = true;
+            let merged = initramfs::merge(&image.data, &added, mtime).map_err(|error| {
+                let version = image.version;
+                format!("{}: initramfs, version {version}: {error}", base.display())
+            })?;
+            image.data = Cow::Owned(merged);
+        }
+    }
+    if !found {
+        return Err(format!("{}: no image initramfs", base.display()));
+    }
+    write(&stream, output)
 }
 
 fn list(input: &Input, as_json: bool) -> Outcome<()> {
