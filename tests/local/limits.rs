@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use dpfs::fuse::Volume;
 use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::Opcode;
 use tempfile::TempDir;
