@@ -182,6 +182,12 @@ impl Merged<'_> {
                 .added
                 .get(&path)
                 .is_some_and(|new| !is_folder || new.mode & S_IFMT != S_IFDIR);
+            if replaced && !is_folder && entry.nlink() > 1 {
+                // The content stands with one of the names only, perhaps with this one.
+                return Err(invalid(format!(
+                    "{path}: it has other names (hard links) in the initramfs; allowed: replacing files with one name"
+                )));
+            }
             if is_folder {
                 self.folders.insert(path);
             }

@@ -162,6 +162,14 @@ fn what_is_not_understood_is_named() {
     );
     let cut = fs::read(dir.join("cut")).unwrap();
     assert!(initramfs::merge(&cut, &Default::default(), 0).is_err());
+    sh(dir, "mkdir -p new/bin; echo other >new/bin/b");
+    ours_well(dir, "create linked.bfb --set initramfs=old.gz");
+    let output = ours(dir, "overlay --root new linked.bfb -o out.bfb");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && text.contains("bin/b: it has other names"),
+        "{text}"
+    );
     sh(dir, "mkfifo new/pipe");
     assert!(initramfs::overlay(&dir.join("new")).is_err());
 }
