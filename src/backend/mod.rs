@@ -8,4 +8,6 @@
 pub mod kv;
 #[cfg(feature = "local")]
 pub mod local;
+#[cfg(feature = "nfs")]
+pub mod nfs;
 pub mod null;

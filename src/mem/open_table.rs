@@ -163,6 +163,18 @@ impl<T: Send + Sync> OpenFileTable<T> {
         }
     }
 
+    /// Keep the first open file behind place `after`, and give its place; zero begins. For going through all of them
+    /// while others open and close files.
+    pub fn pin_after(&'static self, after: u32) -> Option<(u32, Pinned<T>)> {
+        let end = self.pool.lock().free.high_water();
+        (after + 1..end).find_map(|index| {
+            let state = self.entries[index as usize].state.load(Ordering::Relaxed);
+            let generation = state >> LOW_BITS << LOW_BITS;
+            self.pin(generation | u64::from(index))
+                .map(|pinned| (index, pinned))
+        })
+    }
+
     /// Close a file: it can be pinned no more.
     pub fn close(&self, fh: u64) -> Closed<T> {
         let Some((index, entry)) = self.entry(fh) else {
@@ -250,6 +262,17 @@ pub struct Pinned<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync> Pinned<T> {
+    /// Keep the file once more, for another request.
+    pub fn again(&self) -> Self {
+        let state = &self.table.entries[self.index as usize].state;
+        // Relaxed: this pin saw the file already, and keeps it meanwhile.
+        state.fetch_add(1, Ordering::Relaxed);
+        Self {
+            table: self.table,
+            index: self.index,
+        }
+    }
+
     /// Let go of the file. Returns it, to be disposed of, when it was closed and this was the last pin.
     #[must_use = "a closed file is handed back to be disposed of"]
     #[inline]

@@ -8,7 +8,7 @@ use super::free_list::FreeList;
 use super::{Arena, OutOfMemory};
 
 /// Name a value of a [`SlotMap`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(zerocopy::FromZeros, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Handle {
     /// Position, from 1 to the capacity.
     pub index: u32,
@@ -99,6 +99,16 @@ impl<T> SlotMap<T> {
         entry.value.write(value);
         entry.generation = entry.generation.wrapping_add(1);
         Ok(Handle {
+            index,
+            generation: entry.generation,
+        })
+    }
+
+    /// Give the handle of the value at a place, if one is there.
+    #[inline]
+    pub fn handle_at(&self, index: u32) -> Option<Handle> {
+        let entry = self.entries.get(index as usize)?;
+        entry.holds().then_some(Handle {
             index,
             generation: entry.generation,
         })

@@ -45,13 +45,19 @@ pub type SessionId = [u8; 16];
 pub type Verifier = [u8; 8];
 
 /// Name a file to the server (`nfs_fh4`): an opaque string of at most 128 bytes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, zerocopy::FromZeros)]
 pub struct Handle {
     len: u8,
     bytes: [u8; MAX_HANDLE],
 }
 
 impl Handle {
+    /// Hold nothing.
+    pub const EMPTY: Self = Self {
+        len: 0,
+        bytes: [0; MAX_HANDLE],
+    };
+
     /// Hold what the server sent, or `None` when it is too long.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let mut handle = Self {

@@ -1,0 +1,659 @@
+//! Answers: what the server says of a task's call becomes the host's answer, or the task's next call.
+
+use crate::fuse::number::Position;
+use crate::fuse::{Attributes, Created, Opened, Reply, Statfs};
+use crate::mem::Handle as TaskId;
+use crate::wire::errno::Errno;
+use crate::wire::fuse::Kstatfs;
+use crate::wire::nfs4::{
+    AttrRequest, Compound, FileAttr, Handle, OpenClaim, OpenHow, Results, SequenceResult, Status,
+    op,
+};
+use crate::wire::xdr::{Malformed, Result as Decoded};
+
+use super::instance::{Nfs, free_file};
+use super::meta::{RenamePart, remove_call, rename_call};
+use super::op::{Op, Opening, Step, With};
+use super::volume::{Leftover, OpenState, Silly};
+
+/// Say why a call did not do what it was to do.
+#[derive(Clone, Copy, Debug)]
+pub enum Trouble {
+    /// The server says so.
+    Status(Status),
+    /// Its answer makes no sense.
+    Malformed,
+}
+
+impl From<Malformed> for Trouble {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
+/// Take the results of an operation that was done.
+pub fn ok<T>(outcome: Decoded<Result<T, Status>>) -> Result<T, Trouble> {
+    match outcome {
+        Ok(Ok(results)) => Ok(results),
+        Ok(Err(status)) => Err(Trouble::Status(status)),
+        Err(Malformed) => Err(Trouble::Malformed),
+    }
+}
+
+/// Position behind "." and "..", where the server's own cookies begin; 1 and 2 it does not use (RFC 8881, section
+/// 18.23.3).
+pub const DOTS: u64 = 2;
+
+/// What a directory's record says of an entry's type: the file type bits of the mode, without the last twelve.
+const fn dirent_kind(mode: u32) -> u8 {
+    (mode >> 12) as u8
+}
+
+impl Nfs {
+    /// Note what SEQUENCE says of the session.
+    pub(super) fn note_sequence(&mut self, _: TaskId, sequence: &SequenceResult) {
+        let most = sequence.highest.min(sequence.target).saturating_add(1);
+        self.slots.set_limit(most.min(self.most_slots));
+        if sequence.flags & SequenceResult::REVOKED != 0 && !self.warned {
+            self.warned = true;
+            crate::log::warn!("nfs: the server revoked state; files are opened again as they are used");
+        }
+    }
+
+    /// Read the answer to a task's call.
+    pub(super) fn results(&mut self, handle: TaskId, mut results: Results<'_>) {
+        let sequence = match ok(results.sequence()) {
+            Ok(sequence) => sequence,
+            Err(Trouble::Status(Status::ERR_DELAY)) => {
+                // Not even begun: the slot has the same number again.
+                self.give_slot(handle, false);
+                return self.delay(handle);
+            }
+            Err(Trouble::Status(Status::ERR_RETRY_UNCACHED_REP)) => {
+                // Done, but the answer is lost; only what may be done twice is not kept.
+                self.give_slot(handle, true);
+                return self.make_ready(handle);
+            }
+            Err(trouble) => {
+                self.give_slot(handle, false);
+                return self.trouble(handle, trouble);
+            }
+        };
+        self.note_sequence(handle, &sequence);
+        self.give_slot(handle, true);
+        if let Err(trouble) = self.answer(handle, results) {
+            self.trouble(handle, trouble);
+        }
+    }
+
+    /// A READ's data is all in place.
+    pub(super) fn read_done(&mut self, handle: TaskId, now_done: usize, end: bool) {
+        let Some(task) = self.tasks.get_mut(handle) else {
+            return;
+        };
+        let Op::Read {
+            reply,
+            offset,
+            done,
+        } = &mut task.op
+        else {
+            return;
+        };
+        let progress = now_done - *done;
+        *done = now_done;
+        if end || progress == 0 || now_done == reply.wanted() {
+            if let Op::Read { reply, done, .. } = self.finish(handle) {
+                reply.filled(done);
+            }
+            return;
+        }
+        let (offset, done, wanted) = (*offset, *done, reply.wanted());
+        if self.build_read(handle, offset + done as u64, wanted - done) {
+            self.make_ready(handle);
+        }
+    }
+
+    fn answer(&mut self, handle: TaskId, mut results: Results<'_>) -> Result<(), Trouble> {
+        let volume = self.volume;
+        let Some(task) = self.tasks.get(handle) else {
+            return Ok(());
+        };
+        let ttl = volume.ttl();
+        // What is read from the results is read before the task ends, so that an error still finds it.
+        match &task.op {
+            Op::Renew => {
+                self.finish(handle);
+            }
+            Op::Lookup(_) => {
+                putfh(&mut results)?;
+                ok(results.step(op::LOOKUP))?;
+                let (found, attr) = found(&mut results)?;
+                if let Op::Lookup(reply) = self.finish(handle) {
+                    self.answer_entry(reply, found, &attr);
+                }
+            }
+            Op::Make { regular, .. } => {
+                putfh(&mut results)?;
+                if *regular {
+                    ok(results.open())?;
+                } else {
+                    ok(results.create())?;
+                }
+                let (found, attr) = found(&mut results)?;
+                if let Op::Make { reply, .. } = self.finish(handle) {
+                    self.answer_entry(reply, found, &attr);
+                }
+            }
+            Op::Link(_) => {
+                putfh(&mut results)?;
+                ok(results.step(op::SAVEFH))?;
+                putfh(&mut results)?;
+                ok(results.link())?;
+                ok(results.step(op::RESTOREFH))?;
+                let (found, attr) = found(&mut results)?;
+                if let Op::Link(reply) = self.finish(handle) {
+                    self.answer_entry(reply, found, &attr);
+                }
+            }
+            Op::Getattr(_) => {
+                putfh(&mut results)?;
+                let attr = volume.attr(&ok(results.getattr())?);
+                if let Op::Getattr(reply) = self.finish(handle) {
+                    reply.ok(Attributes { attr, ttl });
+                }
+            }
+            Op::Setattr(_) => {
+                putfh(&mut results)?;
+                ok(results.setattr())?;
+                let attr = volume.attr(&ok(results.getattr())?);
+                if let Op::Setattr(reply) = self.finish(handle) {
+                    reply.ok(Attributes { attr, ttl });
+                }
+            }
+            Op::Readlink(_) => {
+                putfh(&mut results)?;
+                let target = ok(results.readlink())?;
+                if let Op::Readlink(reply) = self.finish(handle) {
+                    reply.ok(target);
+                }
+            }
+            Op::Statfs(_) => {
+                putfh(&mut results)?;
+                let found = ok(results.server_attr())?;
+                const UNIT: u64 = 4096;
+                let stat = Kstatfs {
+                    blocks: found.space[2] / UNIT,
+                    bfree: found.space[1] / UNIT,
+                    bavail: found.space[0] / UNIT,
+                    files: found.files[2],
+                    ffree: found.files[1],
+                    bsize: UNIT as u32,
+                    frsize: UNIT as u32,
+                    namelen: if found.max_name == 0 { 255 } else { found.max_name },
+                    ..Kstatfs::default()
+                };
+                if let Op::Statfs(reply) = self.finish(handle) {
+                    reply.ok(Statfs(stat));
+                }
+            }
+            Op::Access(_, mask) => {
+                let mask = *mask;
+                putfh(&mut results)?;
+                let granted = ok(results.access())?;
+                if let Op::Access(reply, _) = self.finish(handle) {
+                    if granted & mask == mask {
+                        reply.ok(());
+                    } else {
+                        reply.err(Errno::EACCES);
+                    }
+                }
+            }
+            Op::Space(_) => {
+                putfh(&mut results)?;
+                // ALLOCATE or DEALLOCATE: neither has results.
+                if results.status().is_ok() {
+                    if let Op::Space(reply) = self.finish(handle) {
+                        reply.ok(());
+                    }
+                } else {
+                    return Err(Trouble::Status(results.status()));
+                }
+            }
+            Op::Seek(_) => {
+                putfh(&mut results)?;
+                let (_, position) = ok(results.seek())?;
+                if let Op::Seek(reply) = self.finish(handle) {
+                    reply.ok(Position(position));
+                }
+            }
+            Op::Read { reply, done, .. } => {
+                putfh(&mut results)?;
+                let (end, count) = ok(results.read())?;
+                let (done, count) = (*done, count as usize);
+                let here = results.input().rest();
+                if count > reply.wanted() - done || count > here.len() {
+                    return Err(Trouble::Malformed);
+                }
+                super::client::copy(reply, done, &here[..count]);
+                self.read_done(handle, done + count, end);
+            }
+            Op::Write { count, .. } => {
+                let asked = *count;
+                putfh(&mut results)?;
+                let written = ok(results.write())?;
+                let took = written.count as usize;
+                if took > asked || (took == 0 && asked > 0) || !written.durable {
+                    return Err(Trouble::Malformed);
+                }
+                self.written(handle, took);
+            }
+            Op::Open(_, opening) => {
+                let opening = *opening;
+                putfh(&mut results)?;
+                let open = ok(results.open())?;
+                let rest = (|| {
+                    if opening.sets {
+                        ok(results.setattr())?;
+                    }
+                    ok(results.getattr())
+                })();
+                let user = task.user;
+                let attr = match rest {
+                    Ok(attr) => attr,
+                    Err(trouble) => {
+                        volume.leave(Leftover::Open(opening.handle, open.stateid, user));
+                        return Err(trouble);
+                    }
+                };
+                if let Op::Open(reply, _) = self.finish(handle) {
+                    let file = free_file(&opening, opening.node, opening.handle, user);
+                    file.state.lock().stateid = open.stateid;
+                    match volume.enter(file, attr.change, reply.epoch()) {
+                        Ok((fh, flags)) => reply.ok(Opened { fh, flags }),
+                        Err((errno, file)) => {
+                            volume.leave(Leftover::Open(file.handle, open.stateid, user));
+                            reply.err(errno);
+                        }
+                    }
+                }
+            }
+            Op::Create(_, opening) => {
+                let opening = *opening;
+                let user = task.user;
+                putfh(&mut results)?;
+                let open = ok(results.open())?;
+                let made = ok(results.getfh())?;
+                let rest = (|| {
+                    if opening.sets {
+                        ok(results.setattr())?;
+                    }
+                    ok(results.getattr())
+                })();
+                let attr = match rest {
+                    Ok(attr) => attr,
+                    Err(trouble) => {
+                        volume.leave(Leftover::Open(made, open.stateid, user));
+                        return Err(trouble);
+                    }
+                };
+                if let Op::Create(reply, _) = self.finish(handle) {
+                    let epoch = reply.epoch();
+                    let entry = match volume.entry(made, &attr, epoch) {
+                        Ok(entry) => entry,
+                        Err(errno) => {
+                            volume.leave(Leftover::Open(made, open.stateid, user));
+                            return Ok(reply.err(errno));
+                        }
+                    };
+                    let file = free_file(&opening, entry.node.0, made, user);
+                    file.state.lock().stateid = open.stateid;
+                    match volume.enter(file, attr.change, epoch) {
+                        Ok((fh, flags)) => reply.ok(Created {
+                            entry,
+                            opened: Opened { fh, flags },
+                        }),
+                        Err((errno, _)) => {
+                            volume.nodes.forget(entry.node.0, 1);
+                            volume.leave(Leftover::Open(made, open.stateid, user));
+                            reply.err(errno);
+                        }
+                    }
+                }
+            }
+            Op::Release(_) => {
+                putfh(&mut results)?;
+                // A server that forgot the open has closed it.
+                self.released(handle);
+            }
+            Op::Close | Op::Sweep => {
+                self.finish(handle);
+            }
+            Op::Reopen => {
+                putfh(&mut results)?;
+                let open = ok(results.open())?;
+                if let Some(file) = &task.file {
+                    *file.state.lock() = OpenState {
+                        stateid: open.stateid,
+                        lost: None,
+                        reopening: false,
+                    };
+                }
+                self.finish(handle);
+            }
+            Op::Remove { step, .. } => match *step {
+                Step::Look => {
+                    putfh(&mut results)?;
+                    ok(results.step(op::LOOKUP))?;
+                    let found = ok(results.getfh())?;
+                    self.remove_looked(handle, found);
+                }
+                Step::Silly(gone, silly) => {
+                    renamed(&mut results)?;
+                    let user = task.user;
+                    volume.set_silly(&gone, silly, user);
+                    if let Op::Remove { reply, .. } = self.finish(handle) {
+                        reply.ok(());
+                    }
+                }
+                Step::Last => {
+                    putfh(&mut results)?;
+                    ok(results.remove())?;
+                    if let Op::Remove { reply, .. } = self.finish(handle) {
+                        reply.ok(());
+                    }
+                }
+            },
+            Op::Rename { step, .. } => match *step {
+                Step::Look => {
+                    let looked = putfh(&mut results)
+                        .and_then(|()| ok(results.step(op::LOOKUP)))
+                        .and_then(|()| ok(results.getfh()));
+                    match looked {
+                        Ok(found) => self.rename_looked(handle, Some(found)),
+                        Err(Trouble::Status(Status::ERR_NOENT)) => self.rename_looked(handle, None),
+                        Err(trouble) => return Err(trouble),
+                    }
+                }
+                Step::Silly(gone, silly) => {
+                    renamed(&mut results)?;
+                    volume.set_silly(&gone, silly, task.user);
+                    self.rename_looked(handle, None);
+                }
+                Step::Last => {
+                    renamed(&mut results)?;
+                    if let Op::Rename { reply, .. } = self.finish(handle) {
+                        reply.ok(());
+                    }
+                }
+            },
+            Op::Readdir(_) | Op::ReaddirPlus(_) => {
+                putfh(&mut results)?;
+                self.answer_directory(handle, results)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn answer_entry(&mut self, reply: Reply<crate::fuse::Entry>, found: Handle, attr: &FileAttr<'_>) {
+        match self.volume.entry(found, attr, reply.epoch()) {
+            Ok(entry) => reply.ok(entry),
+            Err(errno) => reply.err(errno),
+        }
+    }
+
+    /// A WRITE took so many bytes: go on with the rest, if there is one.
+    fn written(&mut self, handle: TaskId, took: usize) {
+        let Some(task) = self.tasks.get_mut(handle) else {
+            return;
+        };
+        let Op::Write {
+            reply,
+            offset,
+            done,
+            ..
+        } = &mut task.op
+        else {
+            return;
+        };
+        *done += took;
+        let (left, at) = (reply.wanted() - *done, *offset + *done as u64);
+        if left == 0 {
+            if let Op::Write { reply, done, .. } = self.finish(handle) {
+                reply.ok(crate::fuse::Written(done as u32));
+            }
+        } else if self.build_write(handle, at, left) {
+            self.make_ready(handle);
+        }
+    }
+
+    /// The name that is to go stands for this file: rename it when it is open, remove it otherwise.
+    fn remove_looked(&mut self, handle: TaskId, found: Handle) {
+        let volume = self.volume;
+        let args = self.args[handle.index as usize];
+        let step = if volume.is_open(&found) {
+            Step::Silly(found, self.silly(args.handles[0]))
+        } else {
+            Step::Last
+        };
+        self.build_again(handle, With::Nothing, |call| match &step {
+            Step::Silly(_, silly) => {
+                let part = RenamePart(&args.handles[0], args.name(0));
+                let name = volume.silly_name(silly.number);
+                rename_call(call, &part, &RenamePart(&args.handles[0], &name))
+            }
+            _ => remove_call(call, &args.handles[0], args.name(0)),
+        });
+        if let Some(Op::Remove { step: at, .. }) = self.tasks.get_mut(handle).map(|task| &mut task.op) {
+            *at = step;
+        }
+    }
+
+    /// The name that a RENAME replaces stands for this file, or for none that matters any more.
+    fn rename_looked(&mut self, handle: TaskId, found: Option<Handle>) {
+        let volume = self.volume;
+        let args = self.args[handle.index as usize];
+        let open = found.filter(|found| volume.is_open(found));
+        let step = match open {
+            Some(open) => Step::Silly(open, self.silly(args.handles[1])),
+            None => Step::Last,
+        };
+        let to = RenamePart(&args.handles[1], args.name(1));
+        self.build_again(handle, With::Nothing, |call| match &step {
+            Step::Silly(_, silly) => {
+                let name = volume.silly_name(silly.number);
+                rename_call(call, &to, &RenamePart(&args.handles[1], &name))
+            }
+            _ => rename_call(call, &RenamePart(&args.handles[0], args.name(0)), &to),
+        });
+        if let Some(Op::Rename { step: at, .. }) = self.tasks.get_mut(handle).map(|task| &mut task.op) {
+            *at = step;
+        }
+    }
+
+    fn silly(&self, parent: Handle) -> Silly {
+        Silly {
+            parent,
+            number: self.volume.number() as u32,
+        }
+    }
+
+    /// The server has closed a file: let go of it here.
+    pub(super) fn released(&mut self, handle: TaskId) {
+        let volume = self.volume;
+        let user = self.tasks.get(handle).map(|task| task.user);
+        let Some(node) = self.tasks.get(handle).map(|task| task.named_node) else {
+            return;
+        };
+        if let Some(silly) = volume.closed(node)
+            && let Some(user) = user
+        {
+            volume.leave(Leftover::Name(silly, user));
+        }
+        if let Op::Release(reply) = self.finish(handle) {
+            reply.ok(());
+        }
+    }
+
+    /// An open that the server does not know any more: open the file again, and send the call after that.
+    pub(super) fn reopen(&mut self, handle: TaskId, status: Status) {
+        let Some(task) = self.tasks.get(handle) else {
+            return;
+        };
+        if matches!(task.op, Op::Release(_)) {
+            return self.released(handle);
+        }
+        let Some(file) = task.file.as_ref().filter(|_| task.with == With::File) else {
+            return self.fail(handle, status.errno());
+        };
+        if matches!(task.op, Op::Reopen) {
+            file.state.lock().lost = Some(Errno::EIO);
+            return self.fail(handle, Errno::EIO);
+        }
+        let mut state = file.state.lock();
+        let first = state.stateid.other == task.named.other && !state.reopening;
+        if first {
+            state.reopening = true;
+        }
+        drop(state);
+        let (access, owner, fh, user) = (file.access, file.owner, file.handle, file.user);
+        let again = if first { self.pin_again(handle) } else { None };
+        self.delay(handle);
+        let Some(pinned) = again else { return };
+        crate::log::debug!("nfs: opening a file again: {}", status.name());
+        let how = OpenHow { access, owner };
+        self.start_own(Op::Reopen, user, Some(pinned), With::Nothing, |call| {
+            call.sequence(true).putfh(&fh).open(
+                0,
+                &how,
+                &crate::wire::nfs4::Created::No,
+                &OpenClaim::Current,
+            )
+        });
+    }
+
+    fn answer_directory(&mut self, handle: TaskId, mut results: Results<'_>) -> Result<(), Trouble> {
+        let volume = self.volume;
+        let (verifier, mut entries) = ok(results.readdir())?;
+        let Some(task) = self.tasks.get(handle) else {
+            return Ok(());
+        };
+        // The server's answer is checked to its end before anything of it is told.
+        let mut check = entries;
+        let end = loop {
+            match check.next_entry()? {
+                Ok(entry) if entry.cookie <= DOTS => return Err(Trouble::Malformed),
+                Ok(_) => {}
+                Err(end) => break end,
+            }
+        };
+        if let Some(file) = &task.file {
+            *file.verifier.lock() = verifier;
+        }
+        let (user, dir) = (task.user, task.file.as_ref().map(|file| file.handle));
+        let mut at = task.filled;
+        let mut any = at > 0;
+        let mut last = None;
+        let epoch = match &task.op {
+            Op::Readdir(reply) => reply.epoch(),
+            Op::ReaddirPlus(reply) => reply.epoch(),
+            _ => return Ok(()),
+        };
+        let mut old = heapless::Vec::<[u8; super::volume::SILLY_LEN], 4>::new();
+        while let Ok(entry) = entries.next_entry()? {
+            let (silly, stale) = volume.is_silly(entry.name);
+            if silly {
+                if stale && let Ok(name) = entry.name.try_into() {
+                    let _ = old.push(name);
+                }
+                last = Some(entry.cookie);
+                continue;
+            }
+            let ino = volume.ino(&entry.attr);
+            let kind = dirent_kind(entry.attr.kind.mode());
+            let Some(task) = self.tasks.get(handle) else {
+                return Ok(());
+            };
+            let next = match &task.op {
+                Op::Readdir(reply) => reply.push(at, ino, entry.cookie, kind, entry.name),
+                Op::ReaddirPlus(reply) => {
+                    if !reply.fits(at, entry.name.len()) {
+                        None
+                    } else {
+                        let known = entry.attr.handle.filter(|_| entry.attr.error == 0);
+                        let found = known
+                            .and_then(|found| volume.entry(found, &entry.attr, epoch).ok());
+                        reply.push(at, found.as_ref(), ino, entry.cookie, kind, entry.name)
+                    }
+                }
+                _ => None,
+            };
+            match next {
+                Some(next) => at = next,
+                None => {
+                    any = true;
+                    break;
+                }
+            }
+            any = true;
+        }
+        for name in old {
+            if let Some(dir) = dir {
+                self.start_own(Op::Sweep, user, None, With::Nothing, |call| {
+                    remove_call(call, &dir, &name)
+                });
+            }
+        }
+        if !any
+            && !end
+            && let Some(cookie) = last
+        {
+            // All of it was hidden: the host must not take that for the end.
+            self.build_readdir(handle, cookie);
+            self.make_ready(handle);
+            return Ok(());
+        }
+        match self.finish(handle) {
+            Op::Readdir(reply) => reply.ok(at),
+            Op::ReaddirPlus(reply) => reply.ok(at),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Make the compound of an OPEN of a file that is there.
+pub(super) fn open_call<'a>(call: Compound<'a>, opening: &Opening) -> Compound<'a> {
+    let how = OpenHow {
+        access: opening.access,
+        owner: opening.owner,
+    };
+    call.sequence(true).putfh(&opening.handle).open(
+        0,
+        &how,
+        &crate::wire::nfs4::Created::No,
+        &OpenClaim::Current,
+    )
+}
+
+fn putfh(results: &mut Results<'_>) -> Result<(), Trouble> {
+    ok(results.step(op::PUTFH))
+}
+
+/// Read PUTFH, SAVEFH, PUTFH, RENAME.
+fn renamed(results: &mut Results<'_>) -> Result<(), Trouble> {
+    putfh(results)?;
+    ok(results.step(op::SAVEFH))?;
+    putfh(results)?;
+    ok(results.rename())
+}
+
+/// Read GETFH, GETATTR.
+fn found<'a>(results: &mut Results<'a>) -> Result<(Handle, FileAttr<'a>), Trouble> {
+    let handle = ok(results.getfh())?;
+    Ok((handle, ok(results.getattr())?))
+}
+
+/// What is asked of a file with its handle.
+pub(super) fn with_attributes(call: Compound<'_>) -> Compound<'_> {
+    call.getfh().getattr(&AttrRequest::STAT)
+}

@@ -1,0 +1,169 @@
+//! One TCP connection: what is to be sent by it, and what has come and is not understood yet.
+
+use core::net::SocketAddr;
+
+use crate::mem::{Arena, Handle, OutOfMemory, RingBuffer};
+use crate::sys::fd::Fd;
+use crate::sys::tcp;
+use crate::sys::time::Instant;
+use crate::wire::nfs4::Call;
+
+use super::recovery::Ask;
+
+/// Bytes of what comes in; the largest answer other than a READ's has to fit.
+pub const BUFFER: usize = 128 << 10;
+/// Bytes of a call of the session's own.
+pub const ASK_ROOM: usize = 2 << 10;
+/// Stands for the session's own call in the queue.
+pub const ASK: Handle = Handle {
+    index: u32::MAX,
+    generation: 0,
+};
+
+/// First and last wait before a connection is tried again, in nanoseconds.
+const BACKOFF: (u64, u64) = (10_000_000, 2_000_000_000);
+
+/// Say how a connection stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// There is none.
+    Down,
+    /// It is being made.
+    Connecting,
+    /// It stands, but carries no session.
+    Bare,
+    /// It carries the session.
+    Bound,
+}
+
+/// Say where the rest of a READ's data goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Body {
+    /// Task.
+    pub task: Handle,
+    /// Place in the reply's buffers.
+    pub at: usize,
+    /// Bytes to come.
+    pub left: usize,
+    /// Bytes of padding behind.
+    pub padding: usize,
+    /// The file ends there.
+    pub end: bool,
+}
+
+/// Hold a connection.
+pub struct Link {
+    pub state: State,
+    pub fd: Option<Fd>,
+    /// What has come: `start..end` is not understood yet.
+    pub buffer: &'static mut [u8],
+    pub start: usize,
+    pub end: usize,
+    /// Bytes to be thrown away before the next record.
+    pub skip: usize,
+    /// The READ whose data is coming.
+    pub body: Option<Body>,
+    /// What is to be sent, in order.
+    pub queue: RingBuffer<'static, Handle>,
+    /// Bytes of the first that are sent.
+    pub sent: usize,
+    /// What the session's own call asks.
+    pub ask: Ask,
+    pub ask_call: Call,
+    pub ask_buffer: &'static mut [u8],
+    pub ask_xid: u32,
+    /// When it was sent, or is to be made again.
+    pub ask_at: Instant,
+    retry_at: Instant,
+    backoff: u64,
+}
+
+impl Link {
+    /// Reserve one, for so many calls under way.
+    pub fn new(arena: &Arena, calls: u32) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            state: State::Down,
+            fd: None,
+            buffer: arena.zeroed(BUFFER)?,
+            start: 0,
+            end: 0,
+            skip: 0,
+            body: None,
+            queue: RingBuffer::new(arena.zeroed::<Handle>(calls as usize + 2)?),
+            sent: 0,
+            ask: Ask::Nothing,
+            ask_call: Call::default(),
+            ask_buffer: arena.zeroed(ASK_ROOM)?,
+            ask_xid: 0,
+            ask_at: Instant::default(),
+            retry_at: Instant::default(),
+            backoff: BACKOFF.0,
+        })
+    }
+
+    /// Give the bytes of arena that one needs.
+    pub const fn footprint(calls: u32) -> usize {
+        BUFFER + ASK_ROOM + (calls as usize + 2) * size_of::<Handle>() + 64
+    }
+
+    /// Begin to connect when it is time.
+    pub fn connect(&mut self, to: &SocketAddr, reserved: bool, now: Instant) -> Option<i32> {
+        if now < self.retry_at {
+            return None;
+        }
+        match tcp::connect(to, reserved) {
+            Ok(fd) => {
+                let raw = fd.raw();
+                self.fd = Some(fd);
+                self.state = State::Connecting;
+                Some(raw)
+            }
+            Err(error) => {
+                crate::log::debug!("nfs: no connection: {}", error);
+                self.close(now);
+                None
+            }
+        }
+    }
+
+    /// Look whether the connection stands by now.
+    pub fn look(&mut self, now: Instant) {
+        let Some(fd) = &self.fd else {
+            return self.close(now);
+        };
+        match tcp::connected(fd.raw()) {
+            Ok(true) => self.state = State::Bare,
+            Ok(false) => {}
+            Err(error) => {
+                crate::log::debug!("nfs: no connection: {}", error);
+                self.close(now);
+            }
+        }
+    }
+
+    /// Note that the server answers by this connection.
+    pub fn proven(&mut self) {
+        self.backoff = BACKOFF.0;
+    }
+
+    /// End the connection, to be made again after a while that grows.
+    pub fn close(&mut self, now: Instant) {
+        self.fd = None;
+        self.state = State::Down;
+        (self.start, self.end, self.skip, self.sent) = (0, 0, 0, 0);
+        self.body = None;
+        self.queue.clear();
+        self.retry_at = now.after(self.backoff);
+        self.backoff = (self.backoff * 2).min(BACKOFF.1);
+    }
+
+    /// Make room behind what has come, at least half of the buffer unless a record is longer.
+    pub fn compact(&mut self) {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.start > self.buffer.len() / 2 || self.end == self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! An NFSv4.1 and 4.2 client: the host's file system is an export of any NFS server.
+//!
+//! ```text
+//!  core: Nfs                                                     shared: NfsVolume
+//!  request ──> task: its compound, written once ─┐                nodes   nodeid <-> file handle
+//!     session: a slot from send to reply <───────┘                files   open files and their stateids
+//!     links: TCP connections ══ sendmsg from the host's pages ══> turn    who talks to the server about the client
+//!            replies by xid  <══ recvmsg into the host's pages ══         closing  what the host left open
+//! ```
+//!
+//! One FUSE operation is one COMPOUND, with SEQUENCE first and attributes in the same call; UNLINK and RENAME look first
+//! only while files are open, because a file that is open is renamed before it is removed ("silly rename"). A task's
+//! compound is written into fixed memory when the request comes and patched (transaction number, slot, stateid) when it
+//! is sent, so it can be sent again: byte for byte in the same slot after a connection broke, which the server answers
+//! from its memory (exactly once), or in a new slot when the server said "later" or forgot the session.
+//!
+//! Each core has a session of its own under one client ID, so a file that one core opened another can read. The core
+//! whose turn it is introduces the client and, after a restart of the server, claims all open files again.
+//!
+//! It never blocks, never allocates after start, and no answer of a server makes it panic. WRITEs are durable when they
+//! are answered (`FILE_SYNC4`), so a restart of the server loses nothing. Locks are the host kernel's own. Source: RFC
+//! 8881, RFC 7862.
+
+mod answer;
+mod client;
+mod instance;
+mod link;
+mod meta;
+mod op;
+mod recovery;
+#[cfg(feature = "std")]
+pub mod served;
+mod slots;
+mod volume;
+
+pub use instance::Nfs;
+pub use volume::{Cache, NfsVolume, Settings};

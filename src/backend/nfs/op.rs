@@ -1,0 +1,228 @@
+//! Tasks: requests of the host, and a few of our own, each from its first call to its answer.
+
+use crate::fuse::number::Position;
+use crate::fuse::{
+    Attributes, Created, Data, DirEntries, DirEntriesPlus, Entry, Opened, Reply, Statfs, Target,
+    Written,
+};
+use crate::mem::Pinned;
+use crate::sys::time::Instant;
+use crate::wire::errno::Errno;
+use crate::wire::nfs4::{Call, Handle, StateId};
+use crate::wire::rpc::Credentials;
+
+use super::volume::{OpenFile, Silly};
+
+/// Bytes of a task's call: a link's target of 4095 bytes is the longest thing in one.
+pub const CALL_ROOM: usize = 6 << 10;
+
+/// Say who opens what.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// Node; zero for one that is being made.
+    pub node: u64,
+    /// File; of the directory for one that is being made.
+    pub handle: Handle,
+    /// `OPEN4_SHARE_ACCESS_*`.
+    pub access: u32,
+    /// Number of the opener.
+    pub owner: u64,
+    /// The content was cut, or the creation is exclusive: the compound has a SETATTR.
+    pub sets: bool,
+}
+
+/// Say what a task is, and hold what is needed for its answer.
+pub enum Op {
+    /// A name is looked up.
+    Lookup(Reply<Entry>),
+    /// Attributes.
+    Getattr(Reply<Attributes>),
+    /// Attributes are set.
+    Setattr(Reply<Attributes>),
+    /// Target of a symbolic link.
+    Readlink(Reply<Target>),
+    /// A new object; a regular file is opened and closed to make it.
+    Make {
+        /// Answer.
+        reply: Reply<Entry>,
+        /// It is a regular file.
+        regular: bool,
+    },
+    /// One more name.
+    Link(Reply<Entry>),
+    /// A name is removed: first looked at, while files are open.
+    Remove {
+        /// Answer.
+        reply: Reply<()>,
+        /// What is being done.
+        step: Step,
+    },
+    /// A name is changed: what it replaces is first looked at, while files are open.
+    Rename {
+        /// Answer.
+        reply: Reply<()>,
+        /// What is being done.
+        step: Step,
+    },
+    /// A file is opened.
+    Open(Reply<Opened>, Opening),
+    /// A file is made and opened.
+    Create(Reply<Created>, Opening),
+    /// Content is read.
+    Read {
+        /// Answer.
+        reply: Reply<Data>,
+        /// First byte.
+        offset: u64,
+        /// Bytes that are there.
+        done: usize,
+    },
+    /// Content is written.
+    Write {
+        /// Answer.
+        reply: Reply<Written>,
+        /// First byte.
+        offset: u64,
+        /// Bytes that are written.
+        done: usize,
+        /// Bytes of the present call.
+        count: usize,
+    },
+    /// A directory is read.
+    Readdir(Reply<DirEntries>),
+    /// A directory is read with attributes.
+    ReaddirPlus(Reply<DirEntriesPlus>),
+    /// Statistics.
+    Statfs(Reply<Statfs>),
+    /// Permissions are asked for: these bits.
+    Access(Reply<()>, u32),
+    /// Space is allocated or freed.
+    Space(Reply<()>),
+    /// Data or a hole is looked for.
+    Seek(Reply<Position>),
+    /// A file is closed for the host.
+    Release(Reply<()>),
+    /// Something left over is closed.
+    Close,
+    /// A file whose name went while it was open is removed, or an old one of an earlier life.
+    Sweep,
+    /// An open that the server forgot is opened again.
+    Reopen,
+    /// The lease is renewed.
+    Renew,
+}
+
+/// Say how far a REMOVE or RENAME is.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// The name that goes is looked at.
+    Look,
+    /// The open file that has it is renamed.
+    Silly(Handle, Silly),
+    /// The operation itself.
+    Last,
+}
+
+/// Say which state a call names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum With {
+    /// None.
+    Nothing,
+    /// That of the task's open file.
+    File,
+    /// That which an earlier operation of the compound made.
+    Current,
+    /// This one.
+    This(StateId),
+}
+
+/// Say where a task is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In the queue for a slot.
+    Ready,
+    /// With the server, or on the way.
+    Sent,
+    /// To be sent again at this time.
+    Delayed(Instant),
+}
+
+/// Hold one task.
+pub struct Task {
+    /// What it is.
+    pub op: Op,
+    /// Its present call.
+    pub call: Call,
+    /// In whose name.
+    pub user: Credentials,
+    /// Open file that it works on.
+    pub file: Option<Pinned<OpenFile>>,
+    /// State that its call names.
+    pub with: With,
+    /// State that was named.
+    pub named: StateId,
+    /// Where it is.
+    pub place: Place,
+    /// Slot while it is sent.
+    pub slot: u32,
+    /// Transaction number of the call.
+    pub xid: u32,
+    /// Connection by which it went.
+    pub link: u8,
+    /// When it was sent.
+    pub since: Instant,
+    /// How often it was delayed, or met silence.
+    pub tries: u32,
+    /// Node of the file that a RELEASE lets go of.
+    pub named_node: u64,
+    /// Bytes of a directory's answer that are there: "." and "..".
+    pub filled: usize,
+}
+
+impl Op {
+    /// Answer with an error.
+    pub fn fail(self, error: Errno) {
+        match self {
+            Self::Lookup(reply) | Self::Make { reply, .. } | Self::Link(reply) => reply.err(error),
+            Self::Getattr(reply) | Self::Setattr(reply) => reply.err(error),
+            Self::Readlink(reply) => reply.err(error),
+            Self::Open(reply, _) => reply.err(error),
+            Self::Create(reply, _) => reply.err(error),
+            Self::Read { reply, .. } => reply.err(error),
+            Self::Write { reply, .. } => reply.err(error),
+            Self::Readdir(reply) => reply.err(error),
+            Self::ReaddirPlus(reply) => reply.err(error),
+            Self::Statfs(reply) => reply.err(error),
+            Self::Seek(reply) => reply.err(error),
+            Self::Remove { reply, .. }
+            | Self::Rename { reply, .. }
+            | Self::Access(reply, _)
+            | Self::Space(reply)
+            | Self::Release(reply) => reply.err(error),
+            Self::Close | Self::Sweep | Self::Reopen | Self::Renew => {}
+        }
+    }
+}
+
+/// Hold names and directories of tasks that need them for a second call.
+#[derive(Clone, Copy, zerocopy::FromZeros)]
+pub struct Args {
+    /// Directory of the name that goes; of both, for a RENAME.
+    pub handles: [Handle; 2],
+    names: [[u8; 255]; 2],
+    lens: [u8; 2],
+}
+
+impl Args {
+    /// Keep a name, which has at most 255 bytes.
+    pub fn set_name(&mut self, which: usize, name: &[u8]) {
+        let len = name.len().min(255);
+        self.names[which][..len].copy_from_slice(&name[..len]);
+        self.lens[which] = len as u8;
+    }
+
+    /// Give a name.
+    pub fn name(&self, which: usize) -> &[u8] {
+        &self.names[which][..usize::from(self.lens[which])]
+    }
+}

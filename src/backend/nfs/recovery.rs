@@ -1,0 +1,386 @@
+//! The session: how it comes to be, and comes back when the server forgets it.
+//!
+//! ```text
+//!  connected ──> turn? ──> EXCHANGE_ID ──> CREATE_SESSION ──> open files claimed ──> RECLAIM_COMPLETE ──> up
+//!                  └────── client known ────^    │ STALE_CLIENTID: again from EXCHANGE_ID
+//!  a connection breaks while it is up ──> connected ──> BIND_CONN_TO_SESSION ──> calls sent again, byte for byte
+//! ```
+//!
+//! Only what makes a session is here. A call of this kind goes alone by its connection, from a buffer of its own.
+
+use crate::mem::Pinned;
+use crate::sys::time::Instant;
+use crate::wire::nfs4::{
+    AttrRequest, ChannelSize, Compound, Created, Handle, OpenClaim, OpenHow, Results, Status,
+};
+use crate::wire::rpc::Credentials;
+use crate::wire::xdr::Malformed;
+
+use super::answer::{Trouble, ok};
+use super::instance::Nfs;
+use super::link::{ASK, State};
+use super::slots::MAX_SLOTS;
+use super::volume::OpenFile;
+
+/// Nanoseconds before something is asked again that the server puts off.
+const LATER: u64 = 200_000_000;
+/// Bytes around the data of a READ or WRITE.
+const AROUND: u32 = 4096;
+/// Bytes of an answer that is kept.
+const KEPT: u32 = 4096;
+
+/// Say how the session stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// There is none.
+    Down,
+    /// This core has the turn and makes one.
+    Setup,
+    /// It is there.
+    Up,
+}
+
+/// Say what a connection asks for the session.
+pub enum Ask {
+    /// Nothing.
+    Nothing,
+    /// To be known (EXCHANGE_ID).
+    Exchange,
+    /// A session.
+    Create,
+    /// To carry the session by this connection, too.
+    Bind,
+    /// To have a file open that was open before the server's restart.
+    Claim(Pinned<OpenFile>),
+    /// To be told of as complete.
+    Complete,
+    /// Where the export is: for a mount.
+    Root,
+}
+
+/// Hold what a mount wants to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Mounted {
+    /// Root of the export.
+    pub root: Handle,
+    /// Its file system.
+    pub fsid: (u64, u64),
+    /// Its number.
+    pub fileid: u64,
+    /// Largest READ and WRITE in bytes.
+    pub sizes: (u64, u64),
+    /// Seconds of the lease.
+    pub lease: u32,
+}
+
+impl Nfs {
+    /// The server forgot the session, or something is wrong with it: begin anew. Calls under way are made again.
+    pub(super) fn lose_session(&mut self, why: Status) {
+        if self.phase == Phase::Down {
+            return;
+        }
+        crate::log::info!("nfs: the session is lost: {}", why.name());
+        for link in 0..self.links.len() {
+            self.close_link(link);
+        }
+        self.end_setup();
+        self.phase = Phase::Down;
+        self.requeue_all();
+    }
+
+    /// Give up making a session for now.
+    pub(super) fn end_setup(&mut self) {
+        if self.phase == Phase::Setup {
+            self.phase = Phase::Down;
+            self.volume.standing.lock().taken = false;
+        }
+    }
+
+    /// A connection stands: let it carry the session, or make one.
+    pub(super) fn begin_ask(&mut self, at: usize) {
+        match self.phase {
+            Phase::Up => self.ask(at, Ask::Bind),
+            // The first connection makes the session; the others wait for it.
+            Phase::Down if at == 0 => {
+                let known = {
+                    let mut standing = self.volume.standing.lock();
+                    if standing.taken {
+                        return;
+                    }
+                    standing.taken = true;
+                    standing.client.is_some()
+                };
+                self.phase = Phase::Setup;
+                self.ask(at, if known { Ask::Create } else { Ask::Exchange });
+            }
+            Phase::Down | Phase::Setup => {}
+        }
+    }
+
+    /// Write the call that asks, and queue it.
+    fn ask(&mut self, at: usize, ask: Ask) {
+        let volume = self.volume;
+        let minor = volume.settings.minor;
+        let standing = *volume.standing.lock();
+        let client = standing.client.unwrap_or(0);
+        let machine = Credentials::Sys {
+            uid: 0,
+            gid: 0,
+            group: None,
+        };
+        let machine = self.user(machine);
+        let link = &mut self.links[at];
+        let who = match &ask {
+            Ask::Claim(file) => file.user,
+            _ => machine,
+        };
+        let call = Compound::new(link.ask_buffer, minor, b"dpfs", &who);
+        let largest = volume.settings.max_read.max(volume.settings.max_write) + AROUND;
+        let fore = ChannelSize {
+            max_request: largest,
+            max_response: largest,
+            max_cached: KEPT,
+            max_operations: 16,
+            max_requests: self.tasks.capacity().min(MAX_SLOTS as u32),
+        };
+        let back = ChannelSize {
+            max_request: 4096,
+            max_response: 4096,
+            max_cached: 0,
+            max_operations: 2,
+            max_requests: 1,
+        };
+        let call = match &ask {
+            Ask::Nothing => return,
+            Ask::Exchange => call.exchange_id(&volume.verifier, &volume.client_name),
+            Ask::Create => call.create_session(client, standing.sequence, false, &fore, &back),
+            Ask::Bind => call.bind_conn_to_session(&self.session),
+            Ask::Claim(file) => {
+                let how = OpenHow {
+                    access: file.access,
+                    owner: file.owner,
+                };
+                call.sequence(true).putfh(&file.handle).open(
+                    0,
+                    &how,
+                    &Created::No,
+                    &OpenClaim::Previous,
+                )
+            }
+            Ask::Complete => call.sequence(true).reclaim_complete(),
+            Ask::Root => {
+                let mut call = call.sequence(false).putrootfh();
+                let names = self.mount.split(|byte| *byte == b'/');
+                for name in names.filter(|name| !name.is_empty()) {
+                    call = call.lookup(name);
+                }
+                call.getfh()
+                    .getattr(&AttrRequest::SERVER)
+                    .getattr(&AttrRequest::STAT)
+            }
+        };
+        let Some(call) = call.finish(0) else {
+            self.mount_failed = Some(Status::ERR_NAMETOOLONG);
+            return;
+        };
+        self.xids = self.xids.wrapping_add(1);
+        link.ask_xid = u32::from(self.xids) << 16 | 0xffff;
+        crate::wire::nfs4::Call::set_xid(link.ask_buffer, link.ask_xid);
+        if matches!(ask, Ask::Claim(_) | Ask::Complete | Ask::Root) {
+            let sequence = self.slots.sequence(0);
+            call.set_sequence(link.ask_buffer, &self.session, sequence, 0, 0);
+        }
+        link.ask_call = call;
+        link.ask = ask;
+        link.ask_at = self.now;
+        let _ = link.queue.push(ASK);
+    }
+
+    /// Take back what a connection asked.
+    pub(super) fn drop_ask(&mut self, at: usize) -> Ask {
+        core::mem::replace(&mut self.links[at].ask, Ask::Nothing)
+    }
+
+    /// Let go of a file that was being claimed.
+    pub(super) fn unpin(&self, file: Pinned<OpenFile>) {
+        if let Some(file) = file.unpin() {
+            self.volume.dispose(&file);
+        }
+    }
+
+    /// Read the answer to what a connection asked.
+    pub(super) fn answered(&mut self, at: usize, results: Result<Results<'_>, Malformed>) {
+        let ask = self.drop_ask(at);
+        self.links[at].proven();
+        let outcome = match results {
+            Ok(results) => self.take_answer(at, &ask, results),
+            Err(Malformed) => Err(Trouble::Malformed),
+        };
+        let claimed = match ask {
+            Ask::Claim(file) => {
+                let place = self.claimed;
+                self.unpin(file);
+                Some(place)
+            }
+            _ => None,
+        };
+        match outcome {
+            Ok(next) => self.go_on(at, next),
+            Err(Trouble::Status(Status::ERR_DELAY | Status::ERR_GRACE)) => {
+                // The connection stays; what was asked is asked again from where it was.
+                if claimed.is_some() {
+                    self.claimed = self.claimed.saturating_sub(1);
+                }
+                self.close_link(at);
+                self.links[at].ask_at = self.now.after(LATER);
+            }
+            Err(Trouble::Status(Status::ERR_STALE_CLIENTID)) => {
+                self.volume.standing.lock().client = None;
+                self.go_on(at, Next::Exchange);
+            }
+            Err(Trouble::Status(status)) => {
+                crate::log::warn!("nfs: the server refuses the session: {}", status.name());
+                self.mount_failed = Some(status);
+                if self.phase == Phase::Up {
+                    self.lose_session(status);
+                } else {
+                    self.volume.standing.lock().client = None;
+                    self.close_link(at);
+                }
+            }
+            Err(Trouble::Malformed) => {
+                crate::log::warn!("nfs: the server's answer makes no sense");
+                self.close_link(at);
+            }
+        }
+    }
+
+    fn take_answer(&mut self, at: usize, ask: &Ask, mut results: Results<'_>) -> Result<Next, Trouble> {
+        match ask {
+            Ask::Nothing => Err(Trouble::Malformed),
+            Ask::Exchange => {
+                let (client, sequence, confirmed, _) = ok(results.exchange_id())?;
+                let mut standing = self.volume.standing.lock();
+                if standing.client != Some(client) && !(confirmed && standing.client.is_some()) {
+                    standing.complete = false;
+                }
+                standing.client = Some(client);
+                standing.sequence = sequence;
+                Ok(Next::Create)
+            }
+            Ask::Create => {
+                let made = ok(results.create_session())?;
+                let complete = {
+                    let mut standing = self.volume.standing.lock();
+                    standing.sequence = standing.sequence.wrapping_add(1);
+                    standing.complete
+                };
+                self.session = made.session;
+                self.slots.begin(made.fore.max_requests.min(self.tasks.capacity()));
+                self.most_slots = made.fore.max_requests.min(self.tasks.capacity());
+                self.request_room = made.fore.max_request;
+                self.response_room = made.fore.max_response;
+                self.links[at].state = State::Bound;
+                self.claimed = 0;
+                Ok(if complete { Next::Root } else { Next::Claim })
+            }
+            Ask::Bind => {
+                ok(results.step(crate::wire::nfs4::op::BIND_CONN_TO_SESSION))?;
+                Ok(Next::Bound)
+            }
+            Ask::Claim(file) => {
+                ok(results.sequence())?;
+                self.slots.give(0, true);
+                let claimed = ok(results.step(crate::wire::nfs4::op::PUTFH))
+                    .and_then(|()| ok(results.open()));
+                match claimed {
+                    Ok(open) => file.state.lock().stateid = open.stateid,
+                    Err(Trouble::Status(status @ (Status::ERR_DELAY | Status::ERR_GRACE))) => {
+                        return Err(Trouble::Status(status));
+                    }
+                    // The state is gone for good, but not the file: it is opened again when it is used.
+                    Err(Trouble::Status(status)) => {
+                        crate::log::info!("nfs: an open file cannot be claimed: {}", status.name());
+                    }
+                    Err(trouble) => return Err(trouble),
+                }
+                Ok(Next::Claim)
+            }
+            Ask::Complete => {
+                ok(results.sequence())?;
+                self.slots.give(0, true);
+                match ok(results.step(crate::wire::nfs4::op::RECLAIM_COMPLETE)) {
+                    Ok(()) | Err(Trouble::Status(Status::ERR_COMPLETE_ALREADY)) => {}
+                    Err(trouble) => return Err(trouble),
+                }
+                self.volume.standing.lock().complete = true;
+                Ok(Next::Root)
+            }
+            Ask::Root => {
+                ok(results.sequence())?;
+                self.slots.give(0, true);
+                ok(results.step(crate::wire::nfs4::op::PUTROOTFH))?;
+                let names = self.mount.split(|byte| *byte == b'/');
+                for _ in names.filter(|name| !name.is_empty()) {
+                    ok(results.step(crate::wire::nfs4::op::LOOKUP))?;
+                }
+                let root = ok(results.getfh())?;
+                let server = ok(results.server_attr())?;
+                let attr = ok(results.getattr())?;
+                self.mounted = Some(Mounted {
+                    root,
+                    fsid: attr.fsid,
+                    fileid: attr.fileid,
+                    sizes: (server.max_read, server.max_write),
+                    lease: server.lease,
+                });
+                Ok(Next::Up)
+            }
+        }
+    }
+
+    fn go_on(&mut self, at: usize, next: Next) {
+        match next {
+            Next::Exchange => self.ask(at, Ask::Exchange),
+            Next::Create => self.ask(at, Ask::Create),
+            Next::Claim => loop {
+                let Some((place, file)) = self.volume.files.pin_after(self.claimed) else {
+                    return self.ask(at, Ask::Complete);
+                };
+                self.claimed = place;
+                if file.access != 0 {
+                    return self.ask(at, Ask::Claim(file));
+                }
+                self.unpin(file);
+            },
+            Next::Root if !self.mount.is_empty() && self.mounted.is_none() => {
+                self.ask(at, Ask::Root);
+            }
+            Next::Root | Next::Up => {
+                self.end_setup();
+                self.phase = Phase::Up;
+                self.renewed = self.now;
+            }
+            Next::Bound => {
+                self.links[at].state = State::Bound;
+                self.resend(at);
+            }
+        }
+    }
+}
+
+/// Say what comes next on the way to a session.
+enum Next {
+    Exchange,
+    Create,
+    Claim,
+    /// The root is asked for when it is not known.
+    Root,
+    Up,
+    Bound,
+}
+
+/// Tell when a connection that waits may ask again.
+pub(super) fn may_ask(ask_at: Instant, now: Instant) -> bool {
+    now >= ask_at
+}

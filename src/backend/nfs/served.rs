@@ -1,0 +1,190 @@
+//! An export as the daemon serves it: found once, with waiting, then attached to each core.
+
+extern crate std;
+
+use core::time::Duration;
+use std::boxed::Box;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use super::instance::Nfs;
+use super::recovery::Mounted;
+use super::volume::{Cache, NfsVolume, Settings};
+use crate::fuse::FileSystem;
+use crate::sys::time::Instant;
+use crate::sys::{file, map};
+use crate::wire::nfs4::{Handle, Status};
+
+/// Time that a mount may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Largest READ and WRITE that the host sends.
+const LARGEST: u64 = 1 << 20;
+
+/// Say which export is served, and how.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name or address of the server.
+    pub server: String,
+    /// Its port.
+    pub port: u16,
+    /// Path of the export at the server.
+    pub export: String,
+    /// Minor version of NFSv4; `None` for 2, or 1 where the server has no 2.
+    pub minor: Option<u32>,
+    /// Connections of each core.
+    pub connections: u32,
+    /// Fail with `EIO` in the end, instead of waiting for the server for ever.
+    pub soft: bool,
+    /// Nanoseconds without an answer after which a connection is made anew.
+    pub timeo: u64,
+    /// Silences that a soft mount bears.
+    pub retrans: u32,
+    /// Connect from a port below 1024.
+    pub reserved_port: bool,
+    /// What the host may keep.
+    pub cache: Cache,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Use AUTH_NONE.
+    pub anonymous: bool,
+    /// Nodes and open files, at most.
+    pub limits: (u32, u32),
+    /// Name of the device: with the machine's, the name of this client at the server.
+    pub tag: String,
+}
+
+/// Find the server and the export, and make the volume.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
+    let place = (config.server.as_str(), config.port);
+    let server = place
+        .to_socket_addrs()
+        .map_err(|error| format!("{}: {error}", config.server))?
+        .next()
+        .ok_or_else(|| format!("{}: no address", config.server))?;
+    let mut found = Err(Status::ERR_MINOR_VERS_MISMATCH);
+    let minors: Vec<u32> = config.minor.map_or(std::vec![2, 1], |minor| std::vec![minor]);
+    let mut used = 0;
+    for minor in minors {
+        used = minor;
+        found = mount(config, server, minor)?;
+        if found.is_ok() {
+            break;
+        }
+    }
+    let mounted = found.map_err(|status| {
+        format!("the server does not give {}: NFS4{}", config.export, status.name())
+    })?;
+    let settings = Settings {
+        max_read: mounted.sizes.0.clamp(4096, LARGEST) as u32,
+        max_write: mounted.sizes.1.clamp(4096, LARGEST) as u32,
+        lease: u64::from(mounted.lease.clamp(1, 3600)) * 1_000_000_000,
+        ..settings(config, server, used)
+    };
+    volume(config, settings, &mounted, 0)
+}
+
+fn settings(config: &Config, server: SocketAddr, minor: u32) -> Settings {
+    Settings {
+        server,
+        minor,
+        connections: config.connections,
+        soft: config.soft,
+        timeo: config.timeo,
+        retrans: config.retrans,
+        reserved_port: config.reserved_port,
+        cache: config.cache,
+        read_only: config.read_only,
+        anonymous: config.anonymous,
+        max_read: LARGEST as u32,
+        max_write: LARGEST as u32,
+        lease: 30_000_000_000,
+    }
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness there is still the clock.
+    let _ = file::random(&mut bytes);
+    u64::from_ne_bytes(bytes) ^ Instant::now().0
+}
+
+/// Give the number of this client: of this machine, this device and this export.
+fn client_number(config: &Config) -> u64 {
+    let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
+    let mut name = machine;
+    for part in [&config.tag, &config.server, &config.export] {
+        name.push(0);
+        name.extend_from_slice(part.as_bytes());
+    }
+    crate::mem::hash_bytes(0, &name)
+}
+
+fn volume(
+    config: &Config,
+    settings: Settings,
+    mounted: &Mounted,
+    probe: u64,
+) -> Result<&'static NfsVolume, String> {
+    let limits = if probe == 0 { config.limits } else { (1, 1) };
+    let bytes = NfsVolume::footprint(limits.0, limits.1);
+    let arena = map::reserve(bytes).map_err(|error| error.to_string())?;
+    let who = (client_number(config) ^ probe, random(), random());
+    let root = (mounted.root, mounted.fsid, mounted.fileid);
+    NfsVolume::new(&arena, settings, limits, who, root)
+        .map_err(|_| "no memory for the nodes".to_string())
+}
+
+/// Ask the server for the export, as a client of its own that goes away with its lease.
+fn mount(config: &Config, server: SocketAddr, minor: u32) -> Result<Result<Mounted, Status>, String> {
+    let nothing = Mounted {
+        root: Handle::EMPTY,
+        fsid: (0, 0),
+        fileid: 0,
+        sizes: (0, 0),
+        lease: 0,
+    };
+    let probe = random() | 1;
+    let settings = Settings {
+        connections: 1,
+        ..settings(config, server, minor)
+    };
+    let volume = volume(config, settings, &nothing, probe)?;
+    let arena = map::reserve(Nfs::footprint(1, 1)).map_err(|error| error.to_string())?;
+    let path: &'static [u8] = match config.export.as_bytes() {
+        b"" => b"/",
+        path => Box::leak(path.to_vec().into_boxed_slice()),
+    };
+    let mut client = Nfs::new(&arena, volume, 1, path)
+        .map_err(|_| "no memory or descriptor for a client".to_string())?;
+    let started = std::time::Instant::now();
+    loop {
+        client.poll(Instant::now());
+        if let Some(mounted) = client.mounted() {
+            return Ok(Ok(mounted));
+        }
+        if let Some(status) = client.mount_failed() {
+            return Ok(Err(status));
+        }
+        if started.elapsed() > PATIENCE {
+            return Err(format!("{server}: no answer within {} s", PATIENCE.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+impl NfsVolume {
+    /// Make the client of one core, for so many requests in flight.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn attach(&'static self, requests: u32) -> Result<Nfs, String> {
+        let bytes = Nfs::footprint(requests, self.settings.connections);
+        let arena = map::reserve(bytes).map_err(|error| error.to_string())?;
+        Nfs::new(&arena, self, requests, b"")
+            .map_err(|_| "no memory or descriptor for the requests".to_string())
+    }
+}

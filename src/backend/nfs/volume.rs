@@ -1,0 +1,499 @@
+//! What the cores of a device share: nodes, open files, and what is known of the server.
+
+use core::net::SocketAddr;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
+
+use spin::Mutex;
+
+use crate::fuse::{Entry, Fh, NodeId, Volume};
+use crate::mem::{
+    Arena, NodeKey, NodeTable, OpenFileTable, OutOfMemory, Pinned, Refused, SharedRing, hash_bytes,
+};
+use crate::wire::errno::Errno;
+use crate::wire::fuse::{Attr, FopenFlags, encode_dev};
+use crate::wire::nfs4::{FileAttr, Handle, StateId, Time, Verifier};
+use crate::wire::rpc::Credentials;
+
+/// Say what the host may keep of names, attributes and content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cache {
+    /// Nothing.
+    None,
+    /// Names and attributes for a second; content until the file is opened and has changed (close-to-open).
+    Auto,
+    /// Names and attributes for a day: nobody else changes the export.
+    Always,
+}
+
+/// Say which server is used, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Server.
+    pub server: SocketAddr,
+    /// Minor version of NFSv4: 1 or 2.
+    pub minor: u32,
+    /// Connections of each core.
+    pub connections: u32,
+    /// Give up after `retrans` silences of `timeo` with `EIO`, instead of going on for ever.
+    pub soft: bool,
+    /// Nanoseconds without an answer after which a connection is made anew.
+    pub timeo: u64,
+    /// Silences that a soft mount bears.
+    pub retrans: u32,
+    /// Connect from a port below 1024.
+    pub reserved_port: bool,
+    /// What the host may keep.
+    pub cache: Cache,
+    /// Refuse every change with `EROFS`.
+    pub read_only: bool,
+    /// Send AUTH_NONE instead of the caller's numbers.
+    pub anonymous: bool,
+    /// Largest READ in bytes.
+    pub max_read: u32,
+    /// Largest WRITE in bytes.
+    pub max_write: u32,
+    /// Nanoseconds that the server keeps state which is not renewed.
+    pub lease: u64,
+}
+
+impl NodeKey for Handle {
+    #[inline]
+    fn hash(&self, seed: u64) -> u64 {
+        hash_bytes(seed, self.as_bytes())
+    }
+}
+
+/// Hold what is known of a file that the host knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Node {
+    /// Inode number.
+    pub fileid: u64,
+    /// State of the content when it was last opened.
+    pub change: u64,
+    /// Open files.
+    pub opens: u32,
+    /// Where it was renamed to when its last name went while it was open.
+    pub silly: Option<Silly>,
+}
+
+/// Name a file whose last name went while it was open.
+#[derive(Clone, Copy, Debug)]
+pub struct Silly {
+    /// Directory.
+    pub parent: Handle,
+    /// Number in the name.
+    pub number: u32,
+}
+
+/// What a server gave for an open.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenState {
+    /// Its name.
+    pub stateid: StateId,
+    /// Why it is lost for good.
+    pub lost: Option<Errno>,
+    /// A task is opening the file again.
+    pub reopening: bool,
+}
+
+/// Hold an open file or directory.
+pub struct OpenFile {
+    /// Node that it keeps.
+    pub node: u64,
+    /// File.
+    pub handle: Handle,
+    /// `OPEN4_SHARE_ACCESS_*`; zero for a directory.
+    pub access: u32,
+    /// Who opened it.
+    pub user: Credentials,
+    /// Number of the opener.
+    pub owner: u64,
+    /// Its state at the server.
+    pub state: Mutex<OpenState>,
+    /// For a directory: what the server gave with its first entries.
+    pub verifier: Mutex<Verifier>,
+}
+
+/// Hold what is to be ended at the server, though nobody waits for it.
+#[derive(Clone, Copy, Debug)]
+pub enum Leftover {
+    /// An open.
+    Open(Handle, StateId, Credentials),
+    /// A file without a name.
+    Name(Silly, Credentials),
+}
+
+/// Hold how the client stands with the server. Only the core that has the turn changes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    /// The core is at work.
+    pub taken: bool,
+    /// Client ID; `None` when the server does not know us.
+    pub client: Option<u64>,
+    /// Number of the next CREATE_SESSION.
+    pub sequence: u32,
+    /// The server has been told that everything is reclaimed.
+    pub complete: bool,
+}
+
+/// Share an export between the cores of its device.
+pub struct NfsVolume {
+    /// How.
+    pub settings: Settings,
+    pub(super) nodes: &'static NodeTable<Handle, Node>,
+    pub(super) files: &'static OpenFileTable<OpenFile>,
+    pub(super) leftovers: &'static SharedRing<Leftover>,
+    pub(super) standing: Mutex<Standing>,
+    pub(super) epoch: AtomicU32,
+    /// Name of this client among all of the server's.
+    pub(super) client_name: [u8; 24],
+    /// This life of the client.
+    pub(super) verifier: Verifier,
+    root_fsid: (u64, u64),
+    counter: AtomicU64,
+}
+
+/// What is left over at most; more is left to the end of the lease.
+const LEFTOVERS: u32 = 1024;
+
+/// Length of a silly name.
+pub const SILLY_LEN: usize = 4 + 24;
+
+impl NfsVolume {
+    /// Make one. `client` names this device among all clients of the server, and `boot` this run; `seed` is to be random.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the arena has less than [`Self::footprint`].
+    pub fn new(
+        arena: &Arena,
+        settings: Settings,
+        (nodes, open_files): (u32, u32),
+        (client, boot, seed): (u64, u64, u64),
+        (root, fsid, fileid): (Handle, (u64, u64), u64),
+    ) -> Result<&'static Self, OutOfMemory> {
+        let mut client_name = *b"dpfs:0000000000000000:v1";
+        write_hex(&mut client_name[5..21], client);
+        let root_node = Node {
+            fileid,
+            change: 0,
+            opens: 0,
+            silly: None,
+        };
+        let volume = Self {
+            settings,
+            nodes: NodeTable::new(arena, nodes, seed, root, root_node)?,
+            files: OpenFileTable::new(arena, open_files)?,
+            leftovers: SharedRing::new(arena, LEFTOVERS)?,
+            standing: Mutex::new(Standing::default()),
+            epoch: AtomicU32::new(0),
+            client_name,
+            verifier: boot.to_be_bytes(),
+            root_fsid: fsid,
+            counter: AtomicU64::new(1),
+        };
+        Ok(arena.place(volume)?)
+    }
+
+    /// Give the bytes of arena that a volume needs.
+    pub const fn footprint(nodes: u32, open_files: u32) -> usize {
+        NodeTable::<Handle, Node>::footprint(nodes)
+            + OpenFileTable::<OpenFile>::footprint(open_files)
+            + SharedRing::<Leftover>::footprint(LEFTOVERS)
+            + size_of::<Self>()
+            + 256
+    }
+
+    /// Give the number of nodes that the host holds, the root included.
+    pub fn nodes(&self) -> u32 {
+        self.nodes.len()
+    }
+
+    /// Give the number of open files and directories.
+    pub fn open_files(&self) -> u32 {
+        self.files.len()
+    }
+
+    /// Give a number that was not given before.
+    pub(super) fn number(&self) -> u64 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Find a node's file.
+    ///
+    /// # Errors
+    /// `ESTALE` for a node that the host does not hold.
+    pub(super) fn handle(&self, node: NodeId) -> Result<Handle, Errno> {
+        self.nodes
+            .update(node.0, |handle, _| *handle)
+            .ok_or(Errno::ESTALE)
+    }
+
+    /// Keep an open file while a request works on it.
+    ///
+    /// # Errors
+    /// `EBADF` for one that the host has not open.
+    pub(super) fn opened(&'static self, fh: Fh) -> Result<Pinned<OpenFile>, Errno> {
+        self.files.pin(fh.0).ok_or(Errno::EBADF)
+    }
+
+    /// Tell how long the host may remember attributes, and names.
+    pub(super) fn ttl(&self) -> Duration {
+        match self.settings.cache {
+            Cache::None => Duration::ZERO,
+            Cache::Auto => Duration::from_secs(1),
+            Cache::Always => Duration::from_secs(86_400),
+        }
+    }
+
+    /// Lay attributes out for the host. Files of other file systems of the server get numbers of their own.
+    pub(super) fn attr(&self, found: &FileAttr<'_>) -> Attr {
+        let Time {
+            seconds: atime,
+            nanoseconds: atimensec,
+        } = found.accessed;
+        Attr {
+            ino: self.ino(found),
+            size: found.size,
+            blocks: found.used.div_ceil(512),
+            atime,
+            mtime: found.modified.seconds,
+            ctime: found.changed.seconds,
+            atimensec,
+            mtimensec: found.modified.nanoseconds,
+            ctimensec: found.changed.nanoseconds,
+            mode: found.kind.mode() | found.mode,
+            nlink: found.links,
+            uid: number_of(found.owner),
+            gid: number_of(found.group),
+            rdev: encode_dev(found.device.0, found.device.1),
+            blksize: self.settings.max_read.min(self.settings.max_write).max(4096),
+            flags: 0,
+        }
+    }
+
+    /// Give the inode number that the host sees.
+    pub(super) fn ino(&self, found: &FileAttr<'_>) -> u64 {
+        if found.fsid == self.root_fsid || found.fsid == (0, 0) {
+            return found.fileid;
+        }
+        let tag = (found.fsid.0 ^ found.fsid.1.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        found.fileid ^ ((tag >> 48) % 0xffff + 1) << 48
+    }
+
+    /// Hand a file to the host, counting one lookup.
+    ///
+    /// # Errors
+    /// `ENFILE` when the host holds too many; `EIO` when its session ended.
+    pub(super) fn entry(
+        &self,
+        handle: Handle,
+        found: &FileAttr<'_>,
+        epoch: u32,
+    ) -> Result<Entry, Errno> {
+        let attr = self.attr(found);
+        let make = || Node {
+            fileid: attr.ino,
+            change: found.change,
+            opens: 0,
+            silly: None,
+        };
+        let node = self
+            .nodes
+            .look_up(handle, make, epoch)
+            .map_err(|refused| match refused {
+                Refused::Full => Errno::ENFILE,
+                Refused::StaleEpoch => Errno::EIO,
+            })?;
+        Ok(Entry {
+            node: NodeId(node),
+            generation: 0,
+            attr,
+            entry_ttl: self.ttl(),
+            attr_ttl: self.ttl(),
+        })
+    }
+
+    /// Enter an open file, whose node is kept by it. Gives its number and what the host is to do with it.
+    ///
+    /// # Errors
+    /// `ENFILE` when too many are open, `ESTALE` without such a node; the file comes back.
+    pub(super) fn enter(
+        &self,
+        file: OpenFile,
+        change: u64,
+        epoch: u32,
+    ) -> Result<(Fh, FopenFlags), (Errno, OpenFile)> {
+        if !self.nodes.open(file.node) {
+            return Err((Errno::ESTALE, file));
+        }
+        let node = file.node;
+        let directory = file.access == 0;
+        match self.files.insert(file, epoch) {
+            Ok(fh) => {
+                let same = self.nodes.update(node, |_, node| {
+                    if directory {
+                        return true;
+                    }
+                    node.opens += 1;
+                    core::mem::replace(&mut node.change, change) == change
+                });
+                let flags = match self.settings.cache {
+                    _ if directory => FopenFlags::empty(),
+                    Cache::None => FopenFlags::DIRECT_IO | FopenFlags::NOFLUSH,
+                    _ if same == Some(true) => FopenFlags::KEEP_CACHE | FopenFlags::NOFLUSH,
+                    _ => FopenFlags::NOFLUSH,
+                };
+                Ok((Fh(fh), flags))
+            }
+            Err((refused, file)) => {
+                self.nodes.close(node);
+                let errno = match refused {
+                    Refused::Full => Errno::ENFILE,
+                    Refused::StaleEpoch => Errno::EIO,
+                };
+                Err((errno, file))
+            }
+        }
+    }
+
+    /// Let go of a node that an open file kept. Gives what is left of a file without a name.
+    pub(super) fn closed(&self, node: u64) -> Option<Silly> {
+        let silly = self.nodes.update(node, |_, node| {
+            node.opens = node.opens.saturating_sub(1);
+            if node.opens == 0 { node.silly.take() } else { None }
+        });
+        self.nodes.close(node);
+        silly.flatten()
+    }
+
+    /// Leave something to whichever core comes by; when too much is left, to the end of the lease.
+    pub(super) fn leave(&self, left: Leftover) {
+        let _ = self.leftovers.push(left);
+    }
+
+    /// Dispose of an open file that nobody works on.
+    pub(super) fn dispose(&self, file: &OpenFile) {
+        if file.access == 0 {
+            self.nodes.close(file.node);
+            return;
+        }
+        let stateid = file.state.lock().stateid;
+        self.leave(Leftover::Open(file.handle, stateid, file.user));
+        if let Some(silly) = self.closed(file.node) {
+            self.leave(Leftover::Name(silly, file.user));
+        }
+    }
+
+    /// Tell whether a file is open here.
+    pub(super) fn is_open(&self, handle: &Handle) -> bool {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let make = || Node {
+            fileid: 0,
+            change: 0,
+            opens: 0,
+            silly: None,
+        };
+        let Ok(node) = self.nodes.look_up(*handle, make, epoch) else {
+            return false;
+        };
+        let open = self.nodes.update(node, |_, node| node.opens > 0);
+        self.nodes.forget(node, 1);
+        open == Some(true)
+    }
+
+    /// Remember that a file lost its last name while it was open.
+    pub(super) fn set_silly(&self, handle: &Handle, silly: Silly, user: Credentials) {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let make = || Node {
+            fileid: 0,
+            change: 0,
+            opens: 0,
+            silly: None,
+        };
+        let kept = self.nodes.look_up(*handle, make, epoch).ok().and_then(|id| {
+            let kept = self.nodes.update(id, |_, node| {
+                let open = node.opens > 0;
+                if open {
+                    node.silly = Some(silly);
+                }
+                open
+            });
+            self.nodes.forget(id, 1);
+            kept
+        });
+        // It was closed meanwhile.
+        if kept != Some(true) {
+            self.leave(Leftover::Name(silly, user));
+        }
+    }
+
+    /// Write the name that an open file gets when its last name goes.
+    pub(super) fn silly_name(&self, number: u32) -> [u8; SILLY_LEN] {
+        let mut name = [0; SILLY_LEN];
+        name[..4].copy_from_slice(b".nfs");
+        let owner = hash_bytes(0, &self.client_name) as u32;
+        let boot = hash_bytes(0, &self.verifier) as u32;
+        write_hex(&mut name[4..12], owner.into());
+        write_hex(&mut name[12..20], boot.into());
+        write_hex(&mut name[20..], number.into());
+        name
+    }
+
+    /// Tell whether a name in a directory is one of those, anybody's, and whether it is of an earlier life of ours.
+    pub(super) fn is_silly(&self, name: &[u8]) -> (bool, bool) {
+        let silly = name.len() == SILLY_LEN
+            && name.starts_with(b".nfs")
+            && name[4..].iter().all(u8::is_ascii_hexdigit);
+        let own = self.silly_name(0);
+        (silly, silly && name[4..12] == own[4..12] && name[12..20] != own[12..20])
+    }
+}
+
+/// Write the lowest digits of a number.
+fn write_hex(place: &mut [u8], number: u64) {
+    for (at, digit) in place.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (4 * at) & 15) as usize];
+    }
+}
+
+/// Who owns what has an owner that is no number here.
+const NOBODY: u32 = 65_534;
+
+/// Read an owner: a number, with or without a domain, or `root`. Anybody else is nobody.
+fn number_of(owner: &[u8]) -> u32 {
+    let name = owner.split(|byte| *byte == b'@').next().unwrap_or(&[]);
+    if name == b"root" {
+        return 0;
+    }
+    core::str::from_utf8(name)
+        .ok()
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or(NOBODY)
+}
+
+impl Volume for NfsVolume {
+    fn reset(&self, epoch: u32) {
+        self.epoch.store(epoch, Ordering::Release);
+        self.files.reset(epoch, |file| self.dispose(&file));
+        self.nodes.reset(epoch, |_| ());
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_numbers() {
+        for (owner, number) in [
+            (&b"1000"[..], 1000),
+            (b"1000@example.org", 1000),
+            (b"root@localdomain", 0),
+            (b"alice", NOBODY),
+            (b"", NOBODY),
+        ] {
+            assert_eq!(number_of(owner), number);
+        }
+    }
+}
