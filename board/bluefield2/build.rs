@@ -23,7 +23,10 @@ pub fn build() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let prefix = find()?;
-    println!("cargo::rerun-if-changed={}", prefix.join("include").display());
+    println!(
+        "cargo::rerun-if-changed={}",
+        prefix.join("include").display()
+    );
     let later = match env::var("SNAP_ASYNC").as_deref() {
         Err(_) | Ok("" | "0") => false,
         Ok("1") => true,
@@ -42,9 +45,20 @@ pub fn build() -> Result<(), Box<dyn Error>> {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
     }
     let emulated = fs::read_to_string(prefix.join("include/snap.h"))?.contains("SNAP_EMULATION");
-    let kind = if emulated { "the emulated libsnap" } else { "libsnap" };
-    let completion = if later { "requests may end later" } else { "requests end in their handler" };
-    println!("cargo::warning=SNAP HAL: {kind} in {}, {completion}", prefix.display());
+    let kind = if emulated {
+        "the emulated libsnap"
+    } else {
+        "libsnap"
+    };
+    let completion = if later {
+        "requests may end later"
+    } else {
+        "requests end in their handler"
+    };
+    println!(
+        "cargo::warning=SNAP HAL: {kind} in {}, {completion}",
+        prefix.display()
+    );
     Ok(())
 }
 
@@ -68,10 +82,19 @@ fn find() -> Result<PathBuf, String> {
 /// The package puts libraries into a folder of the architecture, a build from source does not.
 fn library_folder(prefix: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
-    let folders = [format!("lib/{arch}-linux-gnu"), "lib64".into(), "lib".into()];
+    let folders = [
+        format!("lib/{arch}-linux-gnu"),
+        "lib64".into(),
+        "lib".into(),
+    ];
     let mut folders = folders.iter().map(|folder| prefix.join(folder));
     let found = folders.find(|folder| folder.join("libsnap.so").exists());
-    Ok(found.ok_or_else(|| format!("headers of libsnap, but no libsnap.so, in {}", prefix.display()))?)
+    Ok(found.ok_or_else(|| {
+        format!(
+            "headers of libsnap, but no libsnap.so, in {}",
+            prefix.display()
+        )
+    })?)
 }
 
 fn compile(prefix: &Path, later: bool) -> Result<(), cc::Error> {
@@ -104,7 +127,9 @@ fn try_link(out: &Path, lib: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 fn run(command: &mut Command) -> Result<(), Box<dyn Error>> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let output = command
+        .output()
+        .map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {
         return Ok(());
     }

@@ -79,7 +79,11 @@ extern "C" fn snap_open(device: *mut ibv_device) -> *mut snap_context {
     let mut context = Box::new(Context {
         seen: snap_context {
             context: ptr::null_mut(),
-            emulation_caps: if firmware.fs { SNAP_VIRTIO_FS as c_int } else { 0 },
+            emulation_caps: if firmware.fs {
+                SNAP_VIRTIO_FS as c_int
+            } else {
+                0
+            },
             virtio_fs_pfs: snap_pfs_ctx {
                 type_: SNAP_VIRTIO_FS,
                 max_pfs: count as c_int,
@@ -165,7 +169,10 @@ extern "C" fn snap_rescan_vfs(pf: *mut snap_pci, count: usize) -> c_int {
     // SAFETY: as above.
     let context = unsafe { Context::of(pf.sctx) };
     let driven = context.driven.lock().expect("nothing panics");
-    if driven.iter().any(|&(of, vf)| of == pf.id && vf >= count as i32) {
+    if driven
+        .iter()
+        .any(|&(of, vf)| of == pf.id && vf >= count as i32)
+    {
         complain("VFs were taken away under their controllers");
         return -libc::EBUSY;
     }

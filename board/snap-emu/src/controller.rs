@@ -89,7 +89,9 @@ impl Controller {
         for group in &self.groups {
             group.with(|queues| {
                 // SAFETY: under the lock.
-                unsafe { &mut *queues }.iter_mut().for_each(|queue| run(queue));
+                unsafe { &mut *queues }
+                    .iter_mut()
+                    .for_each(|queue| run(queue));
             });
         }
     }
@@ -195,7 +197,10 @@ unsafe fn open(
         return refuse(libc::ENODEV, "no such function");
     }
     if common.bar_cbs.is_null() || common.pd.is_null() || ops.handle_req.is_none() {
-        return refuse(libc::EINVAL, "call-backs, a protection domain and a handler are needed");
+        return refuse(
+            libc::EINVAL,
+            "call-backs, a protection domain and a handler are needed",
+        );
     }
     let queues = u32::from(regs.num_request_queues) + 1;
     if queues > context.firmware.virtqs || !regs.queue_size.is_power_of_two() {
@@ -203,13 +208,32 @@ unsafe fn open(
     }
     let groups = common.npgs.max(1);
     if !claim_groups(groups) {
-        return refuse(libc::EINVAL, "another number of poll groups than the first controller's");
+        return refuse(
+            libc::EINVAL,
+            "another number of poll groups than the first controller's",
+        );
     }
-    if !context.driven.lock().expect("nothing panics").insert(function) {
+    if !context
+        .driven
+        .lock()
+        .expect("nothing panics")
+        .insert(function)
+    {
         return refuse(libc::EBUSY, "the function has a controller");
     }
-    let release = || context.driven.lock().expect("nothing panics").remove(&function);
-    let tag: Vec<u8> = regs.tag.iter().copied().take_while(|&byte| byte != 0).collect();
+    let release = || {
+        context
+            .driven
+            .lock()
+            .expect("nothing panics")
+            .remove(&function)
+    };
+    let tag: Vec<u8> = regs
+        .tag
+        .iter()
+        .copied()
+        .take_while(|&byte| byte != 0)
+        .collect();
     let name = context.name(function.0, function.1);
     let config = VhostUserConfig {
         socket: context.firmware.dir.join(format!("{name}.sock")),
@@ -221,7 +245,10 @@ unsafe fn open(
     let host: &'static Host = Box::leak(Box::default());
     let (rings, control) = vhost_user::bind(&config, host).map_err(|error| {
         release();
-        (libc::ENODEV, format!("{}: {error}", config.socket.display()))
+        (
+            libc::ENODEV,
+            format!("{}: {error}", config.socket.display()),
+        )
     })?;
     let mut grouped: Vec<Queues> = (0..groups).map(|_| Vec::new()).collect();
     for (index, ring) in rings.into_iter().enumerate() {
@@ -290,7 +317,11 @@ extern "C" fn snap_virtio_fs_ctrl_close(ctrl: *mut snap_virtio_fs_ctrl) {
     control.stop();
     // SAFETY: managers are closed after their controllers.
     let context = unsafe { Context::of(context) };
-    context.driven.lock().expect("nothing panics").remove(&function);
+    context
+        .driven
+        .lock()
+        .expect("nothing panics")
+        .remove(&function);
 }
 
 /// Look at what the host did to the device.
@@ -331,12 +362,8 @@ extern "C" fn snap_virtio_fs_ctrl_io_progress_thread(ctrl: *mut snap_virtio_fs_c
             // SAFETY: under the lock.
             if unsafe { VirtQueue::progress(&raw mut **queue) } {
                 // A chain came, so the driver is live.
-                let _ = state.compare_exchange(
-                    STOPPED,
-                    STARTED,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                );
+                let _ =
+                    state.compare_exchange(STOPPED, STARTED, Ordering::AcqRel, Ordering::Relaxed);
             }
         }
     });
@@ -346,14 +373,20 @@ extern "C" fn snap_virtio_fs_ctrl_io_progress_thread(ctrl: *mut snap_virtio_fs_c
 #[unsafe(no_mangle)]
 extern "C" fn snap_virtio_ctrl_is_stopped(ctrl: *mut snap_virtio_ctrl) -> bool {
     // SAFETY: open.
-    unsafe { Controller::of(ctrl) }.state.load(Ordering::Acquire) == STOPPED
+    unsafe { Controller::of(ctrl) }
+        .state
+        .load(Ordering::Acquire)
+        == STOPPED
 }
 
 /// Tell whether a controller is suspended.
 #[unsafe(no_mangle)]
 extern "C" fn snap_virtio_ctrl_is_suspended(ctrl: *mut snap_virtio_ctrl) -> bool {
     // SAFETY: open.
-    unsafe { Controller::of(ctrl) }.state.load(Ordering::Acquire) == SUSPENDED
+    unsafe { Controller::of(ctrl) }
+        .state
+        .load(Ordering::Acquire)
+        == SUSPENDED
 }
 
 /// Begin to suspend a controller that is started.

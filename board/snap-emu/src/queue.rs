@@ -207,7 +207,9 @@ impl VirtQueue {
         if readable.len() + writable.len() > self.depth {
             return Err("a chain has more descriptors than the queue");
         }
-        let first = readable.first().ok_or("a chain begins with a writable descriptor")?;
+        let first = readable
+            .first()
+            .ok_or("a chain begins with a writable descriptor")?;
         if first.len() > HEADER {
             return Err("the first descriptor is longer than a header");
         }
@@ -219,12 +221,15 @@ impl VirtQueue {
             }
             _ => {}
         }
-        let rest = |segments: &[Segment]| -> usize { segments.iter().skip(1).map(Segment::len).sum() };
+        let rest =
+            |segments: &[Segment]| -> usize { segments.iter().skip(1).map(Segment::len).sum() };
         let (sent, wanted) = (rest(readable), rest(writable));
         let buffer = if sent + wanted <= self.depth * SEGMENT {
             command.buffer
         } else {
-            command.long = self.allocate(sent + wanted).ok_or("no memory for a long request")?;
+            command.long = self
+                .allocate(sent + wanted)
+                .ok_or("no memory for a long request")?;
             command.long
         };
         let header = first.len();
@@ -265,7 +270,8 @@ impl VirtQueue {
         let mut offset = 0;
         for iov in command.iov.iter().skip(command.list.readable().len()) {
             // SAFETY: memory of this command, which the handler is done with.
-            let bytes = unsafe { std::slice::from_raw_parts(iov.iov_base.cast::<u8>(), iov.iov_len) };
+            let bytes =
+                unsafe { std::slice::from_raw_parts(iov.iov_base.cast::<u8>(), iov.iov_len) };
             let sent = fill(writable, offset, bytes);
             debug_assert!(sent.is_ok());
             offset += iov.iov_len;

@@ -100,21 +100,43 @@ pub enum Hal {
         /// Requests in flight on one clone, a power of two. Each takes 2 MiB of buffers.
         depth: u16,
     },
+    /// A function of a BlueField DPU, through libsnap.
+    Snap {
+        /// Name of the emulation manager.
+        manager: String,
+        /// Number of the physical function.
+        pf: u32,
+        /// Number of the virtual function; `None` for the physical function itself.
+        vf: Option<u32>,
+        /// Request queues, besides the one for FORGETs.
+        queues: u16,
+        /// Requests in flight on one queue, a power of two.
+        depth: u16,
+    },
 }
 
 impl Hal {
     /// Give the number of request queues.
     pub const fn queues(&self) -> u16 {
         match self {
-            Self::VhostUser { queues, .. } | Self::Fuse { queues, .. } => *queues,
+            Self::VhostUser { queues, .. }
+            | Self::Fuse { queues, .. }
+            | Self::Snap { queues, .. } => *queues,
         }
     }
 
     /// Give the number of requests in flight on one queue.
     pub const fn depth(&self) -> u16 {
         match self {
-            Self::VhostUser { depth, .. } | Self::Fuse { depth, .. } => *depth,
+            Self::VhostUser { depth, .. } | Self::Fuse { depth, .. } | Self::Snap { depth, .. } => {
+                *depth
+            }
         }
+    }
+
+    /// Tell whether FORGETs have a queue of their own, which is as deep as the others.
+    pub const fn has_hiprio(&self) -> bool {
+        matches!(self, Self::VhostUser { .. } | Self::Snap { .. })
     }
 }
 

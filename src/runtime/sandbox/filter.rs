@@ -76,6 +76,7 @@ fn allowed(config: &Config) -> Result<Rules, seccompiler::BackendError> {
             Hal::VhostUser { .. } => add(calls::VHOST_USER),
             // A clone of /dev/fuse is read and written.
             Hal::Fuse { .. } => {}
+            Hal::Snap { .. } => add(calls::SNAP),
         }
         match device.backend {
             Backend::Null { .. } => {}
