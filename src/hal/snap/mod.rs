@@ -34,8 +34,6 @@ mod fiber;
 mod function;
 mod manager;
 mod queue;
-#[cfg(test)]
-mod tests;
 
 pub use function::{Control, MAX_REQUEST_QUEUES, SnapConfig, open};
 pub use manager::{Limits, ManagerInfo, Pf, SnapError, managers};

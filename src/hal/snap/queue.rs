@@ -44,6 +44,7 @@ impl Request {
             let mut last: Option<(*mut u8, usize)> = None;
             for (base, len) in Self::segments(list, count) {
                 match &mut last {
+                    _ if len == 0 => {}
                     Some((start, so_far)) if start.wrapping_add(*so_far) == base => *so_far += len,
                     _ => {
                         if let Some((base, len)) = last.replace((base, len)) {
@@ -382,5 +383,85 @@ impl Holds {
         let free =
             |held: &AtomicPtr<ffi::dpfs_snap_function>| held.load(Ordering::SeqCst).is_null();
         self.groups.iter().all(free)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    /// Make a request over pieces of `memory`, each with its offset and length.
+    fn request(
+        memory: &mut [u8],
+        readable: &[(usize, usize)],
+        writable: &[(usize, usize)],
+    ) -> Request {
+        let base = memory.as_mut_ptr();
+        let list = |pieces: &[(usize, usize)]| -> &'static [iovec] {
+            let piece = |&(at, iov_len): &(usize, usize)| iovec {
+                iov_base: base.wrapping_add(at).cast(),
+                iov_len,
+            };
+            pieces.iter().map(piece).collect::<Vec<_>>().leak()
+        };
+        let (readable, writable) = (list(readable), list(writable));
+        Request {
+            readable: readable.as_ptr(),
+            readable_count: readable.len(),
+            writable: writable.as_ptr(),
+            writable_count: writable.len(),
+            done: ptr::null_mut(),
+        }
+    }
+
+    #[test]
+    fn what_lies_together_is_one_segment_and_both_sides_stay_apart() {
+        let mut memory = [0; 64];
+        let request = request(
+            &mut memory,
+            &[(48, 8), (0, 4), (4, 4), (8, 4)],
+            &[(12, 4), (32, 2), (16, 0), (34, 6)],
+        );
+        let mut list = SegmentList::new_zeroed();
+        request.fill(&mut list).unwrap();
+        let lengths = |segments: &[Segment]| segments.iter().map(Segment::len).collect::<Vec<_>>();
+        assert_eq!(lengths(list.readable()), [8, 12]);
+        assert_eq!(lengths(list.writable()), [4, 8]);
+    }
+
+    #[test]
+    fn a_request_in_too_many_places_is_refused() {
+        let mut memory = [0; 2 * 300];
+        let pieces: Vec<_> = (0..300).map(|index| (index * 2, 1)).collect();
+        let apart = request(&mut memory, &pieces, &[]);
+        assert!(apart.fill(&mut SegmentList::new_zeroed()).is_err());
+        let pieces: Vec<_> = (0..300).map(|index| (index, 1)).collect();
+        let together = request(&mut memory, &pieces, &[]);
+        assert!(together.fill(&mut SegmentList::new_zeroed()).is_ok());
+    }
+
+    #[test]
+    fn what_was_not_filled_is_zeroed_from_any_byte_on() {
+        for written in 0..=12 {
+            let mut memory = [9; 16];
+            request(&mut memory, &[(12, 4)], &[(0, 5), (5, 1), (6, 6)]).zero_from(written);
+            let expected = |at: usize| if at < written || at >= 12 { 9 } else { 0 };
+            assert_eq!(memory, core::array::from_fn(expected), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_controller_is_free_when_every_core_let_go_of_it() {
+        let holds = Holds::new(2);
+        let controller = ptr::dangling_mut();
+        holds.publish(controller);
+        assert_eq!((holds.hold(0), holds.hold(1)), (controller, controller));
+        holds.publish(ptr::null_mut());
+        assert!(!holds.are_free());
+        assert!(holds.hold(0).is_null());
+        assert!(!holds.are_free());
+        assert!(holds.hold(1).is_null());
+        assert!(holds.are_free());
     }
 }
