@@ -159,11 +159,11 @@ impl Function {
         let Some(Controller(open)) = *controller else {
             return true;
         };
-        // SAFETY: open, and managed here under the lock.
-        unsafe { ffi::dpfs_snap_suspend(open) };
         let quiet = within(QUIET, || {
-            // SAFETY: as above.
+            // SAFETY: open, and managed here under the lock.
             unsafe {
+                // Again each time: a driver may just start, and only what is started can be suspended.
+                ffi::dpfs_snap_suspend(open);
                 ffi::dpfs_snap_progress(open);
                 ffi::dpfs_snap_is_quiet(open)
             }
@@ -206,14 +206,19 @@ impl Function {
     /// Let VFs go that the host switches off, and tell libsnap of the new number. Those that come open themselves.
     fn change_vfs(&self, count: u16) -> bool {
         log::info!("{}: the host wants {} VFs", Show(&self.config), count);
-        for function in self.manager.functions() {
-            let of_mine = function.config.pf == self.config.pf;
-            if of_mine && function.config.vf.is_some_and(|vf| vf >= u32::from(count)) {
-                let mut controller = lock(&function.controller);
-                if !function.close(&mut controller) {
-                    return false;
-                }
+        let functions = self.manager.functions();
+        let goes = |function: &&Arc<Self>| {
+            function.config.pf == self.config.pf
+                && function.config.vf.is_some_and(|vf| vf >= u32::from(count))
+        };
+        // Their locks are kept until libsnap knows: they would open again.
+        let mut closed = Vec::new();
+        for function in functions.iter().filter(goes) {
+            let mut controller = lock(&function.controller);
+            if !function.close(&mut controller) {
+                return false;
             }
+            closed.push(controller);
         }
         let handle = self.manager.handle();
         // SAFETY: the manager is open, and no VF that goes has a controller.
