@@ -31,37 +31,37 @@ impl Budget {
     /// Sum up what a configuration asks for.
     pub fn of(config: &Config) -> Self {
         let mut budget = Self::default();
-        let cores = config.runtime.cores.len() as u64;
         for device in &config.devices {
-            budget.add_device(device, cores);
+            budget.add_device(device, config);
         }
         let statistics = stats::footprint(config.devices.len(), config.runtime.cores.len());
         budget.add("statistics", statistics);
         budget
     }
 
-    fn add_device(&mut self, device: &Device, cores: u64) {
+    fn add_device(&mut self, device: &Device, config: &Config) {
+        let cores = config.runtime.cores.len() as u64;
         let (queues, depth) = (u64::from(device.hal.queues()), device.hal.depth());
         let tables = match device.hal {
-            // A function has a table on each core.
-            Hal::Snap { .. } => cores,
+            Hal::Snap { .. } => config.poll_groups().into(),
             // The hiprio queue has a table of its own.
             _ => queues + u64::from(device.hal.has_hiprio()),
         };
-        let table = RequestTable::footprint(depth) as u64;
+        let lane_depth = device.hal.lane_depth();
+        let table = RequestTable::footprint(lane_depth) as u64;
         let dispatcher = Dispatcher::FOOTPRINT as u64;
         self.add(
             format!(
-                "device \"{}\": {tables} request tables of {depth}",
+                "device \"{}\": {tables} request tables of {lane_depth}",
                 device.tag
             ),
             tables * table + cores.min(tables) * dispatcher,
         );
         if let Backend::Local(local) = &device.backend {
-            self.add_local(device, local, tables * u64::from(depth));
+            self.add_local(device, local, tables * u64::from(lane_depth));
         }
         if let Backend::Kv(kv) = &device.backend {
-            self.add_kv(device, kv, tables * u64::from(depth));
+            self.add_kv(device, kv, tables * u64::from(lane_depth));
         }
         if let Hal::Snap { .. } = device.hal {
             self.add(
@@ -243,10 +243,9 @@ mod tests {
             );
             Budget::of(&Config::parse("f", &text).unwrap())
         };
-        let table = |depth| 2 * RequestTable::footprint(depth) as u64;
-        let buffers = |depth, tables| snap(depth).total() - table(tables);
-        // Four queues: 16 MiB each at 64, 256 MiB each at 256.
-        assert_eq!(buffers(256, 256) - buffers(64, 64), 4 * (240 << 20));
+        // Four queues: 16 MiB each at 64, 256 MiB each at 256; tables are small beside that.
+        let grown = snap(256).total() - snap(64).total();
+        assert_eq!(grown >> 20, 4 * 240, "{grown}");
         let error = snap(256).check_against(1 << 30).unwrap_err().to_string();
         assert!(
             error.contains(

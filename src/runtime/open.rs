@@ -159,22 +159,22 @@ impl Control for snap::Control {
     }
 }
 
-/// Open everything that a device needs, for so many cores.
+/// Open everything that a device needs; a SNAP function gets so many poll groups.
 ///
 /// # Errors
 /// What the machine does not have or does not allow, in words.
-pub fn open(device: &config::Device, cores: usize) -> Result<Device, String> {
+pub fn open(device: &config::Device, poll_groups: u32) -> Result<Device, String> {
     let backend = open_backend(device)?;
     let session = Session::new(backend, session_limits(&device.hal), device.client_arch);
     let session: &'static Session = Box::leak(Box::new(session));
     let events: &'static dyn Events = Box::leak(Box::new(SessionEvents(session)));
-    let (queues, control) = open_hal(device, cores, events)?;
+    let (queues, control) = open_hal(device, poll_groups, events)?;
     Ok(Device {
         tag: device.tag.clone(),
         session,
         backend,
         queues,
-        depth: device.hal.depth(),
+        depth: device.hal.lane_depth(),
         control,
     })
 }
@@ -221,11 +221,11 @@ fn boxed<Q: Queue + Send + 'static>(queues: Vec<Q>) -> Vec<Box<dyn Queue + Send>
 
 #[cfg_attr(
     not(feature = "snap"),
-    expect(unused_variables, reason = "only SNAP counts cores")
+    expect(unused_variables, reason = "only SNAP has poll groups")
 )]
 fn open_hal(
     device: &config::Device,
-    cores: usize,
+    poll_groups: u32,
     events: &'static dyn Events,
 ) -> Result<Transport, String> {
     match &device.hal {
@@ -244,7 +244,7 @@ fn open_hal(
                 tag: device.tag.clone(),
                 request_queues: *queues,
                 depth: *depth,
-                poll_groups: cores as u32,
+                poll_groups,
             };
             let (queues, control) = snap::open(config, events).map_err(|e| e.to_string())?;
             Ok((boxed(queues), Box::new(control)))

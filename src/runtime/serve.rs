@@ -65,7 +65,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
         .map_err(|error| ServeError(format!("{}/log: {error}", config.runtime.dir.display())))?;
     let mut devices = Vec::new();
     for device in &config.devices {
-        let opened = open(device, config.runtime.cores.len());
+        let opened = open(device, config.poll_groups());
         devices.push(opened.map_err(|why| ServeError(format!("device {:?}: {why}", device.tag)))?);
     }
     let tasks = devices
@@ -165,7 +165,7 @@ impl Cores {
             let limiter: &'static Limiter =
                 Box::leak(Box::new(Limiter::new(limits.iops, limits.bandwidth)));
             let queues: Vec<_> = device.queues.drain(..).collect();
-            // A function has one queue for each core, whichever virtqueues are in it.
+            // A poll group of a function has whichever virtqueues libsnap puts there.
             let hiprio = matches!(configured.hal, Hal::VhostUser { .. });
             let places = spread(number, queues.len(), hiprio, cores.len());
             let mut by_core: Vec<Vec<_>> = cores.iter().map(|_| Vec::new()).collect();

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Run `dpfs serve` with one vhost-user device, tag `dpfs`, in a folder that is removed afterwards.
+/// Run `dpfs serve` with one device, tag `dpfs`, in a folder that is removed afterwards.
 pub struct Daemon {
     child: Child,
+    /// Where guests connect, in the folder.
+    socket: &'static str,
     /// There until the daemon is started anew.
     folder: Option<TempDir>,
 }
@@ -45,6 +47,38 @@ impl Daemon {
         Self::start(folder, queues, &backend, limits)
     }
 
+    /// Serve a fresh directory as a VF of the emulated DPU, in the sandbox, as on a real one.
+    #[cfg(feature = "snap")]
+    pub fn snap(queues: u32, backend: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir(folder.path().join("share")).expect("a folder to serve");
+        let backend = match backend {
+            "kv" => Self::embedded_backend(&folder, ""),
+            _ => format!(
+                "{{ kind = \"local\", path = {:?} }}",
+                folder.path().join("share")
+            ),
+        };
+        let hal = format!(
+            "{{ kind = \"snap\", manager = \"mlx5_0\", pf = 0, vf = 1, queues = {queues}, depth = 256 }}"
+        );
+        let later = dpfs::hal::snap::completes_later();
+        let firmware = format!(
+            "dir={} vfs=2 mode={}",
+            folder.path().join("run").display(),
+            if later { "later" } else { "now" }
+        );
+        let socket = "run/mlx5_0-pf0vf1.sock";
+        Self::launch(
+            folder,
+            &hal,
+            socket,
+            &backend,
+            "{}",
+            &[("SNAP_EMU", &firmware)],
+        )
+    }
+
     /// Serve the `kv` backend's embedded engine with a store of its own; `options` are further keys.
     pub fn embedded(queues: u32, options: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -73,25 +107,40 @@ impl Daemon {
     }
 
     fn start(folder: TempDir, queues: u32, backend: &str, limits: &str) -> Self {
+        let socket = "run/sock";
+        let hal = format!(
+            "{{ kind = \"vhost-user\", socket = {:?}, queues = {queues}, depth = 256 }}",
+            folder.path().join(socket)
+        );
+        Self::launch(folder, &hal, socket, backend, limits, &[])
+    }
+
+    fn launch(
+        folder: TempDir,
+        hal: &str,
+        socket: &'static str,
+        backend: &str,
+        limits: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let run = folder.path().join("run");
         fs::create_dir_all(&run).expect("a folder for the socket");
         let config = format!(
             "[runtime]\npolling = \"adaptive\"\ncores = [0, 1]\ndir = {run:?}\n\
-             [[device]]\ntag = \"dpfs\"\n\
-             hal = {{ kind = \"vhost-user\", socket = {:?}, queues = {queues}, depth = 256 }}\n\
-             backend = {backend}\nlimits = {limits}\n",
-            run.join("sock")
+             [[device]]\ntag = \"dpfs\"\nhal = {hal}\nbackend = {backend}\nlimits = {limits}\n"
         );
         let file = folder.path().join("dpfs.toml");
         fs::write(&file, config).expect("a configuration");
         let child = Command::new(program())
             .args(["serve", "-c"])
             .arg(&file)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .spawn()
             .expect("dpfs starts");
         let daemon = Self {
             child,
+            socket,
             folder: Some(folder),
         };
         wait_for("dpfs listens", 30, || daemon.socket().exists());
@@ -100,7 +149,7 @@ impl Daemon {
 
     /// Give the socket of the device.
     pub fn socket(&self) -> PathBuf {
-        self.folder().join("run/sock")
+        self.folder().join(self.socket)
     }
 
     /// Give the device's statistics, as `dpfs stats --json` prints them.

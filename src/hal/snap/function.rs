@@ -51,7 +51,7 @@ pub struct SnapConfig {
     pub request_queues: u16,
     /// Descriptors of each queue, a power of two.
     pub depth: u16,
-    /// Cores that poll; the same number for all functions of a process.
+    /// Poll groups, each a queue of the HAL; the same number for all functions of a process.
     pub poll_groups: u32,
 }
 
@@ -75,7 +75,7 @@ impl SnapConfig {
         }
         if !self.depth.is_power_of_two() || self.poll_groups == 0 {
             return Err(SnapError::Invalid(
-                "a depth that is a power of two and a core to poll are needed",
+                "a depth that is a power of two and a poll group are needed",
             ));
         }
         Ok(())
@@ -282,7 +282,7 @@ fn plug_in(manager: &Manager, config: &SnapConfig) -> Result<bool, SnapError> {
     Ok(true)
 }
 
-/// Open a function, and give a queue for each core that polls. Nothing is served before [`Control::start`].
+/// Open a function, and give a queue for each poll group. Nothing is served before [`Control::start`].
 ///
 /// A VF that the host has not switched on is waited for.
 ///

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!  host ══PCIe══ RDMA ══ libsnap ──handler──> Intake ──poll──> SnapQueue > FUSE > backend
-//!                           │   core's thread: one poll group of every function
+//!                           │   core's thread: poll groups of every function
 //!                           └── management: a thread for each function ──reset──> session
 //! ```
 //!
 //! libsnap is reached through a shim of our own (`board/bluefield2/snap_shim.h`), and the shim alone knows its headers.
-//! A function has one [`SnapQueue`] for each core: libsnap spreads the virtqueues over as many poll groups.
+//! libsnap spreads the virtqueues of a function over poll groups, and each group is a [`SnapQueue`] of some core.
 //!
 //! # Ending a request
 //! - **now** (stock libsnap): the handler must not return before the request ended, while the core has other queues to

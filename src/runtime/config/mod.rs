@@ -134,6 +134,14 @@ impl Hal {
         }
     }
 
+    /// Give the number of requests that one of the transport's queues has under way at most, a power of two.
+    pub fn lane_depth(&self) -> u16 {
+        match self {
+            Self::Snap { .. } if !completes_later() => 2,
+            _ => self.depth(),
+        }
+    }
+
     /// Tell whether FORGETs have a queue of their own, which is as deep as the others.
     pub const fn has_hiprio(&self) -> bool {
         matches!(self, Self::VhostUser { .. } | Self::Snap { .. })
@@ -215,7 +223,35 @@ pub struct Limits {
     pub open_files: u32,
 }
 
+/// Tell whether libsnap lets a request end after its handler returned.
+#[cfg(feature = "snap")]
+fn completes_later() -> bool {
+    crate::hal::snap::completes_later()
+}
+
+/// A configuration that is only checked here is counted for stock libsnap.
+#[cfg(not(feature = "snap"))]
+const fn completes_later() -> bool {
+    false
+}
+
 impl Config {
+    /// Give the number of poll groups of every SNAP function: libsnap wants the same for all.
+    ///
+    /// One for each core, if requests may end later. If not, a group stands still while its request is under way: then
+    /// one for each virtqueue of the function with the most, so that they do not wait for each other.
+    pub fn poll_groups(&self) -> u32 {
+        let cores = self.runtime.cores.len() as u32;
+        if completes_later() {
+            return cores;
+        }
+        let queues = self.devices.iter().map(|device| match device.hal {
+            Hal::Snap { queues, .. } => u32::from(queues) + 1,
+            _ => 0,
+        });
+        queues.fold(cores, u32::max)
+    }
+
     /// Read a configuration from `text`; `file` is only named in errors.
     ///
     /// # Errors

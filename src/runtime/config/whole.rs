@@ -218,7 +218,7 @@ mod tests {
         let error = problem(&[one.clone(), device("b", &snap(", vf = 1"), NULL)]);
         assert_eq!(
             error,
-            "f:7:53: device[1].hal.vf: found 1; allowed: each function once; the device of line 2 has it, too"
+            "f:7:52: device[1].hal.vf: found 1; allowed: each function once; the device of line 2 has it, too"
         );
     }
 
