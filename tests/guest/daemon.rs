@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+/// Where a vhost-user device's socket is, in a daemon's folder.
+const VHOST_USER: &str = "run/sock";
+
 /// Run `dpfs serve` with one device, tag `dpfs`, in a folder that is removed afterwards.
 pub struct Daemon {
     child: Child,
@@ -107,12 +110,11 @@ impl Daemon {
     }
 
     fn start(folder: TempDir, queues: u32, backend: &str, limits: &str) -> Self {
-        let socket = "run/sock";
         let hal = format!(
             "{{ kind = \"vhost-user\", socket = {:?}, queues = {queues}, depth = 256 }}",
-            folder.path().join(socket)
+            folder.path().join(VHOST_USER)
         );
-        Self::launch(folder, &hal, socket, backend, limits, &[])
+        Self::launch(folder, &hal, VHOST_USER, backend, limits, &[])
     }
 
     fn launch(
@@ -182,7 +184,10 @@ impl Daemon {
         let end = Instant::now() + Duration::from_secs(15);
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().expect("our own child") {
-                assert!(!self.socket().exists(), "the socket is left behind");
+                // The emulated host's is out of reach of a daemon in its sandbox.
+                if self.socket == VHOST_USER {
+                    assert!(!self.socket().exists(), "the socket is left behind");
+                }
                 return status.code();
             }
             std::thread::sleep(Duration::from_millis(20));
