@@ -18,7 +18,7 @@ use std::thread;
 use std::vec::Vec;
 
 use super::budget::Budget;
-use super::config::{self, Config, Hal};
+use super::config::{self, Config, Hal, Sandbox};
 use super::core_loop::{CoreLoop, Polling, Stop};
 use super::device::{Device, Share, spread};
 use super::open::open;
@@ -28,6 +28,7 @@ use super::stats::{Counters, Description, Gauge, Stats};
 use super::warden::Warden;
 use super::worker::Admission;
 use crate::log::{info, warn};
+use crate::sys::sandbox::single_threaded;
 use crate::sys::time::cycle_rate;
 use crate::sys::{affinity, signal};
 
@@ -72,8 +73,12 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
         .iter_mut()
         .filter_map(|device| device.control.cleanup())
         .collect();
-    let warden = Warden::post(tasks);
-    let warden = warden.map_err(|error| ServeError(format!("a child that cleans up: {error}")))?;
+    let warden = if config.runtime.sandbox == Sandbox::None && !single_threaded() {
+        Warden::here(tasks)
+    } else {
+        let posted = Warden::post(tasks);
+        posted.map_err(|error| ServeError(format!("a child that cleans up: {error}")))?
+    };
     sandbox::enter(config).map_err(|error| ServeError(error.to_string()))?;
     let mut cores = Cores::share(&mut devices, config, stats);
     let mut started = cores.start(config.runtime.polling);

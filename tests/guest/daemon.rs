@@ -128,8 +128,9 @@ impl Daemon {
         let run = folder.path().join("run");
         fs::create_dir_all(&run).expect("a folder for the socket");
         let config = format!(
-            "[runtime]\npolling = \"adaptive\"\ncores = [0, 1]\ndir = {run:?}\n\
-             [[device]]\ntag = \"dpfs\"\nhal = {hal}\nbackend = {backend}\nlimits = {limits}\n"
+            "[runtime]\npolling = \"adaptive\"\ncores = [0, 1]\ndir = {run:?}\nsandbox = {:?}\n\
+             [[device]]\ntag = \"dpfs\"\nhal = {hal}\nbackend = {backend}\nlimits = {limits}\n",
+            sandbox()
         );
         let file = folder.path().join("dpfs.toml");
         fs::write(&file, config).expect("a configuration");
@@ -219,6 +220,11 @@ impl Drop for Daemon {
 /// Give the program to test: `$DPFS`, a release build for instance, or the one that cargo built with this test.
 fn program() -> PathBuf {
     std::env::var_os("DPFS").map_or_else(|| env!("CARGO_BIN_EXE_dpfs").into(), PathBuf::from)
+}
+
+/// Give what the daemon is to give up: `$DPFS_SANDBOX`, or all.
+fn sandbox() -> String {
+    std::env::var("DPFS_SANDBOX").unwrap_or_else(|_| "full".into())
 }
 
 /// Give a file of the rig.
