@@ -36,8 +36,7 @@ impl Events for Host {
     }
 }
 
-/// Queues, which their commands point to.
-#[expect(clippy::vec_box, reason = "they must not move")]
+/// Queues, in boxes: their commands point to them.
 type Queues = Vec<Box<VirtQueue>>;
 
 /// A poll group: queues, and the lock under which they are polled.
