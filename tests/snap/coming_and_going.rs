@@ -62,6 +62,26 @@ fn a_function_that_stops_ends_what_is_under_way_first() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_ever_for_what_does_not_end() {
+    let mut bed = Bed::new(vec![config(STEADY, 0, Some(10))], 2);
+    let mut guest = Guest::new(3);
+    let function = &mut bed.functions[0];
+    let _front_end = FrontEnd::boot(function.socket(), &guest);
+    function.orders.hold(true);
+    let sent = send(&mut guest, 1, 0, &[&[1; 40]], &[16, 100]);
+    eventually("it is under way", || function.orders.taken() == 1);
+    function.control.stop();
+    assert!(function.orders.holds() && function.socket().exists());
+    assert_eq!(
+        guest.drivers[1].reap(),
+        None,
+        "nobody answered for the backend"
+    );
+    function.orders.hold(false);
+    assert_eq!(guest.reap(1).head, sent.head);
+}
+
+#[test]
 fn vfs_come_and_go_as_the_host_says() {
     let vfs = file(&format!("{MOVING}-pf0.vfs"));
     let want = |count: u32| fs::write(&vfs, count.to_string()).unwrap();

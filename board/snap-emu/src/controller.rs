@@ -354,16 +354,16 @@ extern "C" fn snap_virtio_fs_ctrl_io_progress_thread(ctrl: *mut snap_virtio_fs_c
         complain("no such poll group");
         std::process::abort();
     };
+    // A chain came, so the driver is live.
+    let live = || {
+        let _ = state.compare_exchange(STOPPED, STARTED, Ordering::AcqRel, Ordering::Relaxed);
+    };
     group.with(|queues| {
         // SAFETY: under the lock; the list does not change while the controller is open.
         let places: &mut Queues = unsafe { &mut *queues };
         for queue in places {
             // SAFETY: under the lock.
-            if unsafe { VirtQueue::progress(&raw mut **queue) } {
-                // A chain came, so the driver is live.
-                let _ =
-                    state.compare_exchange(STOPPED, STARTED, Ordering::AcqRel, Ordering::Relaxed);
-            }
+            unsafe { VirtQueue::progress(&raw mut **queue, &live) };
         }
     });
 }

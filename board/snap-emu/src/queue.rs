@@ -124,13 +124,12 @@ impl VirtQueue {
         self.suspending && self.free.len() == self.commands.len()
     }
 
-    /// Begin what the host has sent, and tell whether there was something.
+    /// Begin what the host has sent; call `live` before the first.
     ///
     /// # Safety
     /// `this` is alive and only this thread uses it. The handler may run anything else meanwhile, and complete other
     /// requests, so no reference is kept across it.
-    pub unsafe fn progress(this: *mut Self) -> bool {
-        let mut any = false;
+    pub unsafe fn progress(this: *mut Self, live: &dyn Fn()) {
         for _ in 0..BURST {
             // SAFETY: as the caller says.
             let queue = unsafe { &mut *this };
@@ -147,7 +146,7 @@ impl VirtQueue {
                 queue.free.push(command);
                 break;
             };
-            any = true;
+            live();
             place.token = token;
             // SAFETY: as the caller says.
             unsafe { Self::begin(this, command) };
@@ -155,7 +154,6 @@ impl VirtQueue {
         // SAFETY: as the caller says.
         let queue = unsafe { &mut *this };
         queue.ring.flush();
-        any
     }
 
     /// # Safety
