@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .generate()?;
     let out = std::env::var("OUT_DIR")?;
     bindings.write_to_file(Path::new(&out).join("snap.rs"))?;
-    // The three names under which programs look for it lead to one library.
-    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libsnap_emu.so");
+    // Another name than the file that cargo makes: it puts that in the way of programs that it runs, even an old one.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libsnap-emulated.so");
     Ok(())
 }
