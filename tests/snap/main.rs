@@ -6,6 +6,7 @@
 mod bed;
 mod chain;
 mod coming_and_going;
+mod counting;
 mod daemon;
 #[allow(dead_code, reason = "shared with the tests of vhost-user")]
 #[path = "../vhost_user/frontend.rs"]

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use dpfs::hal::snap;
+use dpfs::hal::{Queue, snap};
+use dpfs::mem::SegmentList;
+use zerocopy::FromZeros;
 
-use crate::bed::{Bed, STEADY, config};
+use crate::bed::{Bed, Orders, STEADY, config, file};
 use crate::chain::{echo, exchange, send};
+use crate::counting::allocations;
 use crate::frontend::{FrontEnd, Guest, eventually};
 
 /// Serve one VF and boot a guest with the hiprio queue and two request queues.
@@ -132,4 +135,58 @@ fn a_full_queue_is_served_to_the_end() {
     for (number, sent) in chains.iter().enumerate() {
         assert_eq!(sent.read(&guest)[..40], [!(number as u8); 40]);
     }
+}
+
+/// This thread is host and core in turn.
+#[test]
+fn nothing_is_allocated_once_a_function_is_served() {
+    let counted = allocations(|| drop(std::hint::black_box(Box::new(1))));
+    assert_eq!(counted, 1, "allocations are counted");
+    let orders: &'static Orders = Box::leak(Box::default());
+    let (mut queues, mut control) = snap::open(config(STEADY, 0, Some(11)), orders).unwrap();
+    control.start().unwrap();
+    let socket = file("mlx5_0-pf0vf11.sock");
+    let mut list = Box::new(SegmentList::new_zeroed());
+    let mut served = 0;
+    let mut round = |queues: &mut Vec<snap::SnapQueue>| {
+        for queue in queues {
+            list.clear();
+            while let Some(token) = queue.poll(&mut list) {
+                list.write_at(0, &[1; 16]).unwrap();
+                queue.complete(token, 16);
+                served += 1;
+                list.clear();
+            }
+            queue.flush();
+        }
+        served
+    };
+    // The front-end waits for the cores, so it is another thread's.
+    let booted = std::thread::spawn(move || {
+        let guest = Guest::new(3);
+        let front_end = FrontEnd::boot(&socket, &guest);
+        (guest, front_end)
+    });
+    while !booted.is_finished() {
+        round(&mut queues);
+    }
+    let (mut guest, front_end) = booted.join().unwrap();
+    for wanted in 1..=200 {
+        let sent = send(&mut guest, 1, 0, &[&[2; 40]], &[16, 200]);
+        let made = allocations(|| while round(&mut queues) < wanted {});
+        assert_eq!(made, 0, "request {wanted}");
+        while guest.drivers[1].reap().is_none() {
+            round(&mut queues);
+        }
+        assert_eq!(
+            sent.read(&guest)[..17],
+            [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+        );
+    }
+    drop(front_end);
+    let stopped = std::thread::spawn(move || control.stop());
+    while !stopped.is_finished() {
+        round(&mut queues);
+    }
+    stopped.join().unwrap();
 }
