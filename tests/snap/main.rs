@@ -11,4 +11,5 @@ mod daemon;
 #[allow(dead_code, reason = "shared with the tests of vhost-user")]
 #[path = "../vhost_user/frontend.rs"]
 mod frontend;
+mod program;
 mod requests;
