@@ -71,7 +71,14 @@ impl Daemon {
         // What tells that the next one is there.
         fs::remove_file(self.socket()).unwrap();
         self.child = Self::launch(self.folder.path());
-        self.wait();
+        let socket = self.socket();
+        eventually("the next daemon serves", || {
+            // The child that cleans up after the dead one may hold its folder a moment longer. systemd would start anew, too.
+            if self.child.try_wait().unwrap().is_some() {
+                self.child = Self::launch(self.folder.path());
+            }
+            socket.exists()
+        });
     }
 }
 
