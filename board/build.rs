@@ -10,6 +10,10 @@ use std::{env, fs, process};
 
 use toml::de::{DeTable, DeValue};
 
+#[cfg(feature = "snap")]
+#[path = "bluefield2/build.rs"]
+mod snap;
+
 /// Integers and sizes: section, key, constant, documentation.
 const NUMBERS: &[(&str, &str, &str, &str)] = &[
     ("capacity", "cores", "CORES", "Most cores that poll."),
@@ -135,6 +139,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     if env::var_os("CARGO_FEATURE_DEFMT").is_some() {
         link_deferred_log()?;
     }
+    #[cfg(feature = "snap")]
+    snap::build()?;
     Ok(())
 }
 

@@ -17,6 +17,8 @@
 pub mod fuse_dev;
 pub mod loopback;
 pub mod ring;
+#[cfg(feature = "snap")]
+pub mod snap;
 #[cfg(feature = "vhost-user")]
 pub mod vhost_user;
 

@@ -18,6 +18,9 @@ use crate::fuse::{self, Dispatcher};
 use crate::hal::fuse_dev::FuseQueue;
 use crate::mem::RequestTable;
 
+/// Bytes that libsnap reserves for each descriptor that each request of a queue may have; it has as many as the queue.
+const SNAP_SEGMENT: u64 = 4096;
+
 /// Hold what is asked for, item by item.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
@@ -28,33 +31,47 @@ impl Budget {
     /// Sum up what a configuration asks for.
     pub fn of(config: &Config) -> Self {
         let mut budget = Self::default();
-        let cores = config.runtime.cores.len() as u64;
         for device in &config.devices {
-            budget.add_device(device, cores);
+            budget.add_device(device, config);
         }
         let statistics = stats::footprint(config.devices.len(), config.runtime.cores.len());
         budget.add("statistics", statistics);
         budget
     }
 
-    fn add_device(&mut self, device: &Device, cores: u64) {
+    fn add_device(&mut self, device: &Device, config: &Config) {
+        let cores = config.runtime.cores.len() as u64;
         let (queues, depth) = (u64::from(device.hal.queues()), device.hal.depth());
-        // The hiprio queue has a table of its own.
-        let tables = queues + u64::from(matches!(device.hal, Hal::VhostUser { .. }));
-        let table = RequestTable::footprint(depth) as u64;
+        let tables = match device.hal {
+            Hal::Snap { .. } => config.poll_groups().into(),
+            // The hiprio queue has a table of its own.
+            _ => queues + u64::from(device.hal.has_hiprio()),
+        };
+        let lane_depth = device.hal.lane_depth();
+        let table = RequestTable::footprint(lane_depth) as u64;
         let dispatcher = Dispatcher::FOOTPRINT as u64;
         self.add(
             format!(
-                "device \"{}\": {tables} request tables of {depth}",
+                "device \"{}\": {tables} request tables of {lane_depth}",
                 device.tag
             ),
-            tables * table + cores.min(queues) * dispatcher,
+            tables * table + cores.min(tables) * dispatcher,
         );
         if let Backend::Local(local) = &device.backend {
-            self.add_local(device, local, tables * u64::from(depth));
+            self.add_local(device, local, tables * u64::from(lane_depth));
         }
         if let Backend::Kv(kv) = &device.backend {
-            self.add_kv(device, kv, tables * u64::from(depth));
+            self.add_kv(device, kv, tables * u64::from(lane_depth));
+        }
+        if let Hal::Snap { .. } = device.hal {
+            self.add(
+                format!(
+                    "device \"{}\": libsnap's buffers, {} queues x {depth} x {depth} x 4 KiB",
+                    device.tag,
+                    queues + 1
+                ),
+                (queues + 1) * u64::from(depth).pow(2) * SNAP_SEGMENT,
+            );
         }
         if let Hal::Fuse { .. } = device.hal {
             self.add(
@@ -215,6 +232,28 @@ mod tests {
             Budget::of(&Config::parse("f", &text).unwrap()).total()
         };
         assert!(sum(200_000) - sum(100_000) >= 100_000 * 32);
+    }
+
+    #[test]
+    fn what_libsnap_reserves_grows_with_the_square_of_the_depth() {
+        let snap = |depth: u64| {
+            let text = format!(
+                "runtime.cores = [0, 1]\n[[device]]\ntag = \"a\"\nbackend = {{ kind = \"null\" }}\n\
+                 hal = {{ kind = \"snap\", manager = \"mlx5_0\", pf = 0, queues = 3, depth = {depth} }}"
+            );
+            Budget::of(&Config::parse("f", &text).unwrap())
+        };
+        // Four queues: 16 MiB each at 64, 256 MiB each at 256; tables are small beside that.
+        let grown = snap(256).total() - snap(64).total();
+        assert_eq!(grown >> 20, 4 * 240, "{grown}");
+        let error = snap(256).check_against(1 << 30).unwrap_err().to_string();
+        assert!(
+            error.contains(
+                "     1.0 GiB  device \"a\": libsnap's buffers, 4 queues x 256 x 256 x 4 KiB"
+            ),
+            "{error}"
+        );
+        assert!(snap(128).check_against(1 << 30).is_ok());
     }
 
     #[test]

@@ -281,6 +281,7 @@ board {name} ({description}), dpfs {version}
 HALs that this build has:
   vhost-user  virtio-fs for QEMU, Cloud Hypervisor, crosvm, User-Mode Linux: {vhost}
   fuse        a mount of this machine: {fuse}
+  snap        a function of a BlueField DPU: {snap}
 backends that this build has:
   null, local
 
@@ -289,7 +290,7 @@ at most, by board/{name}/board.toml:
   {queues} request queues of a device, {depth} requests in flight on one, {requests} on all
   {nodes} nodes and {open_files} open files of a device
   {memory} of memory
-",
+{functions}",
         name = board::NAME,
         description = board::DESCRIPTION,
         version = env!("CARGO_PKG_VERSION"),
@@ -298,6 +299,8 @@ at most, by board/{name}/board.toml:
             Ok(how) => format!("usable, {how}"),
             Err(why) => format!("not usable, {why}"),
         },
+        snap = snap(),
+        functions = functions(),
         devices = board::DEVICES,
         cores = board::CORES,
         queues = board::QUEUES,
@@ -307,6 +310,26 @@ at most, by board/{name}/board.toml:
         open_files = board::OPEN_FILES,
         memory = units::exact_size(board::MEMORY),
     )
+}
+
+#[cfg(feature = "snap")]
+fn snap() -> String {
+    super::functions::library()
+}
+
+#[cfg(not(feature = "snap"))]
+fn snap() -> &'static str {
+    "not in this build"
+}
+
+#[cfg(feature = "snap")]
+fn functions() -> String {
+    std::format!("\n{}", super::functions::list())
+}
+
+#[cfg(not(feature = "snap"))]
+fn functions() -> &'static str {
+    ""
 }
 
 #[cfg(test)]
@@ -323,7 +346,7 @@ mod tests {
     fn the_reference_is_a_configuration() {
         let config = Config::parse("reference.toml", REFERENCE).map_err(|error| error.to_string());
         let config = config.unwrap();
-        assert_eq!(config.devices.len(), 3);
+        assert_eq!(config.devices.len(), 4);
         // What it calls a default is one.
         let minimal = "[[device]]\ntag = \"a\"\nbackend = { kind = \"local\", path = \"/srv/projects\" }\n\
                        hal = { kind = \"vhost-user\", socket = \"/s\" }";

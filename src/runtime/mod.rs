@@ -20,6 +20,8 @@ mod core_loop;
 mod device;
 #[cfg(feature = "daemon")]
 mod fsck;
+#[cfg(all(feature = "daemon", feature = "snap"))]
+mod functions;
 #[cfg(all(feature = "daemon", feature = "defmt"))]
 pub mod log_ring;
 #[cfg(feature = "daemon")]
@@ -36,6 +38,11 @@ pub mod stats;
 #[cfg(feature = "std")]
 pub mod warden;
 mod worker;
+
+/// What a build without libsnap says when it is asked for a function.
+#[cfg(all(feature = "daemon", not(feature = "snap")))]
+const NO_SNAP: &str =
+    "this build has no SNAP HAL: build with the feature snap, where libsnap is installed";
 
 #[cfg(feature = "std")]
 pub use core_loop::{CoreLoop, Polling, Stop};

@@ -14,6 +14,8 @@ use crate::backend::local::{self, LocalVolume};
 use crate::backend::null::{self, Null};
 use crate::fuse::{FileSystem, Limits, Session};
 use crate::hal::fuse_dev::{self, FuseMount};
+#[cfg(feature = "snap")]
+use crate::hal::snap::{self, SnapConfig};
 use crate::hal::vhost_user::{self, VhostUserConfig};
 use crate::hal::{Events, Queue};
 use crate::log::{info, warn};
@@ -141,22 +143,38 @@ impl Control for FuseMount {
     }
 }
 
-/// Open everything that a device needs.
+#[cfg(feature = "snap")]
+impl Control for snap::Control {
+    fn start(&mut self) -> Result<(), String> {
+        Self::start(self).map_err(|error| error.to_string())
+    }
+
+    fn stop(&mut self) {
+        Self::stop(self);
+    }
+
+    /// The firmware takes a function back from a process that ends.
+    fn cleanup(&mut self) -> Option<Task> {
+        None
+    }
+}
+
+/// Open everything that a device needs; a SNAP function gets so many poll groups.
 ///
 /// # Errors
 /// What the machine does not have or does not allow, in words.
-pub fn open(device: &config::Device) -> Result<Device, String> {
+pub fn open(device: &config::Device, poll_groups: u32) -> Result<Device, String> {
     let backend = open_backend(device)?;
     let session = Session::new(backend, session_limits(&device.hal), device.client_arch);
     let session: &'static Session = Box::leak(Box::new(session));
     let events: &'static dyn Events = Box::leak(Box::new(SessionEvents(session)));
-    let (queues, control) = open_hal(device, events)?;
+    let (queues, control) = open_hal(device, poll_groups, events)?;
     Ok(Device {
         tag: device.tag.clone(),
         session,
         backend,
         queues,
-        depth: device.hal.depth(),
+        depth: device.hal.lane_depth(),
         control,
     })
 }
@@ -201,8 +219,38 @@ fn boxed<Q: Queue + Send + 'static>(queues: Vec<Q>) -> Vec<Box<dyn Queue + Send>
         .collect()
 }
 
-fn open_hal(device: &config::Device, events: &'static dyn Events) -> Result<Transport, String> {
+#[cfg_attr(
+    not(feature = "snap"),
+    expect(unused_variables, reason = "only SNAP has poll groups")
+)]
+fn open_hal(
+    device: &config::Device,
+    poll_groups: u32,
+    events: &'static dyn Events,
+) -> Result<Transport, String> {
     match &device.hal {
+        #[cfg(feature = "snap")]
+        Hal::Snap {
+            manager,
+            pf,
+            vf,
+            queues,
+            depth,
+        } => {
+            let config = SnapConfig {
+                manager: manager.clone(),
+                pf: *pf,
+                vf: *vf,
+                tag: device.tag.clone(),
+                request_queues: *queues,
+                depth: *depth,
+                poll_groups,
+            };
+            let (queues, control) = snap::open(config, events).map_err(|e| e.to_string())?;
+            Ok((boxed(queues), Box::new(control)))
+        }
+        #[cfg(not(feature = "snap"))]
+        Hal::Snap { .. } => Err(super::NO_SNAP.into()),
         Hal::VhostUser { socket, queues, .. } => {
             let config = VhostUserConfig {
                 socket: socket.clone(),

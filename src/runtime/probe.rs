@@ -59,6 +59,7 @@ pub fn all(config: &Config) -> Vec<Finding> {
         let name = |part: &str| format!("device \"{}\": {part}", device.tag);
         match &device.hal {
             Hal::VhostUser { socket, .. } => note(name("socket"), self::socket(socket)),
+            Hal::Snap { .. } => note(name("function"), function(&device.hal)),
             Hal::Fuse { mountpoint, .. } => {
                 note(name("/dev/fuse"), fuse_device());
                 note(name("mountpoint"), self::mountpoint(mountpoint));
@@ -253,6 +254,17 @@ fn mountpoint(path: &Path) -> Result<String, String> {
         )),
         Err(error) => Err(format!("{}: {error}", path.display())),
     }
+}
+
+/// Look whether a DPU has a function.
+#[cfg(feature = "snap")]
+fn function(hal: &Hal) -> Result<String, String> {
+    super::functions::check(hal)
+}
+
+#[cfg(not(feature = "snap"))]
+fn function(_: &Hal) -> Result<String, String> {
+    Err(super::NO_SNAP.into())
 }
 
 /// Tell whether this process can mount through `/dev/fuse`, and how.

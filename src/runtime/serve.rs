@@ -18,7 +18,7 @@ use std::thread;
 use std::vec::Vec;
 
 use super::budget::Budget;
-use super::config::{self, Config, Hal};
+use super::config::{self, Config, Hal, Sandbox};
 use super::core_loop::{CoreLoop, Polling, Stop};
 use super::device::{Device, Share, spread};
 use super::open::open;
@@ -28,6 +28,7 @@ use super::stats::{Counters, Description, Gauge, Stats};
 use super::warden::Warden;
 use super::worker::Admission;
 use crate::log::{info, warn};
+use crate::sys::sandbox::single_threaded;
 use crate::sys::time::cycle_rate;
 use crate::sys::{affinity, signal};
 
@@ -65,15 +66,19 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
         .map_err(|error| ServeError(format!("{}/log: {error}", config.runtime.dir.display())))?;
     let mut devices = Vec::new();
     for device in &config.devices {
-        let opened = open(device);
+        let opened = open(device, config.poll_groups());
         devices.push(opened.map_err(|why| ServeError(format!("device {:?}: {why}", device.tag)))?);
     }
     let tasks = devices
         .iter_mut()
         .filter_map(|device| device.control.cleanup())
         .collect();
-    let warden = Warden::post(tasks);
-    let warden = warden.map_err(|error| ServeError(format!("a child that cleans up: {error}")))?;
+    let warden = if config.runtime.sandbox == Sandbox::None && !single_threaded() {
+        Warden::here(tasks)
+    } else {
+        let posted = Warden::post(tasks);
+        posted.map_err(|error| ServeError(format!("a child that cleans up: {error}")))?
+    };
     sandbox::enter(config).map_err(|error| ServeError(error.to_string()))?;
     let mut cores = Cores::share(&mut devices, config, stats);
     let mut started = cores.start(config.runtime.polling);
@@ -118,6 +123,7 @@ fn describe(device: &config::Device) -> Description {
     let hal = match device.hal {
         Hal::VhostUser { .. } => "vhost-user",
         Hal::Fuse { .. } => "fuse",
+        Hal::Snap { .. } => "snap",
     };
     let backend = match device.backend {
         config::Backend::Null { .. } => "null",
@@ -164,6 +170,7 @@ impl Cores {
             let limiter: &'static Limiter =
                 Box::leak(Box::new(Limiter::new(limits.iops, limits.bandwidth)));
             let queues: Vec<_> = device.queues.drain(..).collect();
+            // A poll group of a function has whichever virtqueues libsnap puts there.
             let hiprio = matches!(configured.hal, Hal::VhostUser { .. });
             let places = spread(number, queues.len(), hiprio, cores.len());
             let mut by_core: Vec<Vec<_>> = cores.iter().map(|_| Vec::new()).collect();

@@ -4,6 +4,9 @@
 //! never could. So before the sandbox closes, a child is left outside that waits for the daemon to end, in order or
 //! not, cleans up and ends. It has no descriptor but a pipe that nobody writes to, so a daemon that was taken over has
 //! no words to ask it for anything else.
+//!
+//! A process that has other threads already (under an emulator of processors, or by a library) cannot leave a child. It
+//! cannot have a sandbox either, so it cleans up by itself, unless it is killed.
 
 use std::boxed::Box;
 use std::fs;
@@ -17,12 +20,16 @@ use crate::sys::{self, child};
 /// What a warden does.
 pub type Task = Box<dyn FnOnce()>;
 
-/// Hold the child.
-#[derive(Debug)]
-pub struct Warden {
-    pid: i32,
-    /// Closing it is what the child waits for.
-    pipe: Fd,
+/// Hold the child, or what is to be done without one.
+pub struct Warden(Place);
+
+enum Place {
+    Outside {
+        pid: i32,
+        /// Closing it is what the child waits for.
+        pipe: Fd,
+    },
+    Here(Vec<Task>),
 }
 
 impl Warden {
@@ -34,13 +41,23 @@ impl Warden {
     /// `EBUSY` when it has more; as fork(2).
     pub fn post(tasks: Vec<Task>) -> sys::Result<Self> {
         let (pid, pipe) = child::at_end(|| tasks.into_iter().for_each(|task| task()))?;
-        Ok(Self { pid, pipe })
+        Ok(Self(Place::Outside { pid, pipe }))
+    }
+
+    /// Keep `tasks` for [`Self::finish`], in a process that is in no sandbox.
+    pub fn here(tasks: Vec<Task>) -> Self {
+        Self(Place::Here(tasks))
     }
 
     /// Have the tasks done and wait until they are.
     pub fn finish(self) {
-        drop(self.pipe);
-        child::wait(self.pid);
+        match self.0 {
+            Place::Outside { pid, pipe } => {
+                drop(pipe);
+                child::wait(pid);
+            }
+            Place::Here(tasks) => tasks.into_iter().for_each(|task| task()),
+        }
     }
 }
 
@@ -62,6 +79,17 @@ pub fn removal(path: &Path) -> Task {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_child_the_tasks_are_done_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        fs::write(&path, "").unwrap();
+        let warden = Warden::here([removal(&path)].into());
+        assert!(path.exists());
+        warden.finish();
+        assert!(!path.exists());
+    }
 
     #[test]
     fn a_file_is_removed_unless_it_is_another() {

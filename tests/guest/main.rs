@@ -4,6 +4,8 @@
 
 mod boot;
 mod daemon;
+#[cfg(feature = "snap")]
+mod snap;
 
 use std::time::Duration;
 

@@ -18,16 +18,24 @@ pub(super) struct Places {
     pub key: String,
     pub tag: Range<usize>,
     pub hal: Range<usize>,
-    /// The socket or the mount point.
+    /// The socket, the mount point or the function.
     pub endpoint: Range<usize>,
 }
 
-const HALS: [(&str, HalKind); 2] = [("vhost-user", HalKind::VhostUser), ("fuse", HalKind::Fuse)];
+const HALS: [(&str, HalKind); 3] = [
+    ("vhost-user", HalKind::VhostUser),
+    ("fuse", HalKind::Fuse),
+    ("snap", HalKind::Snap),
+];
+
+/// The kinds as errors name them.
+const HAL_KINDS: &str = "\"vhost-user\", \"fuse\", \"snap\"";
 
 #[derive(Clone, Copy)]
 enum HalKind {
     VhostUser,
     Fuse,
+    Snap,
 }
 
 const BACKENDS: [(&str, BackendKind); 3] = [
@@ -68,6 +76,13 @@ const SOCKET_PATH: usize = 106;
 
 /// Depth of a `/dev/fuse` clone whose configuration does not say: each request takes 2 MiB of buffers.
 const FUSE_DEPTH: u64 = 16;
+
+/// Longest name of an emulation manager: what the kernel gives an RDMA device, without its NUL.
+const MANAGER: usize = 63;
+
+/// Most physical functions of a PCIe device, and most virtual ones of each (PCIe 4.0, 9.3.3).
+const PFS: u64 = 256;
+const VFS: u64 = 65_535;
 
 /// Largest file of the `null` backend: Linux's own limit.
 const MAX_FILE: u64 = i64::MAX as u64;
@@ -133,10 +148,8 @@ fn tag(field: &Field) -> Option<String> {
 }
 
 fn hal(field: &Field) -> Option<(Hal, Range<usize>)> {
-    let section = field.section("a table with a kind: \"vhost-user\", \"fuse\"")?;
-    let kind = section
-        .need("kind", "\"vhost-user\", \"fuse\"")?
-        .choice(&HALS)?;
+    let section = field.section(&format!("a table with a kind: {HAL_KINDS}"))?;
+    let kind = section.need("kind", HAL_KINDS)?.choice(&HALS)?;
     let queues = |section: &Section| {
         or(section.get("queues"), board::DEFAULT_QUEUES, |field| {
             field.count(1..=board::QUEUES)
@@ -178,6 +191,28 @@ fn hal(field: &Field) -> Option<(Hal, Range<usize>)> {
                 depth: depth? as u16,
             };
             Some((hal, field?.span()))
+        }
+        HalKind::Snap => {
+            section.only(&["kind", "manager", "pf", "vf", "queues", "depth"]);
+            let allowed = format!("the name of an RDMA device, 1 to {MANAGER} bytes");
+            let good =
+                |name: &str| (1..=MANAGER).contains(&name.len()) && !name.contains(['/', '\0']);
+            let manager = section.need("manager", &allowed);
+            let manager = manager.and_then(|field| field.text(&allowed, good).map(String::from));
+            let pf_field = section.need("pf", "the number of a physical function");
+            let pf = pf_field.as_ref().and_then(|field| field.count(0..=PFS - 1));
+            let vf_field = section.get("vf");
+            let last = vf_field.as_ref().or(pf_field.as_ref()).map(Field::span);
+            let vf = or(vf_field, None, |field| field.count(0..=VFS - 1).map(Some));
+            let (queues, depth) = (queues(&section), depth(&section, board::DEFAULT_DEPTH));
+            let hal = Hal::Snap {
+                manager: manager?,
+                pf: pf? as u32,
+                vf: vf?.map(|vf| vf as u32),
+                queues: queues? as u16,
+                depth: depth? as u16,
+            };
+            Some((hal, last?))
         }
     }
 }
@@ -452,6 +487,49 @@ mod tests {
             error.contains("allowed: an absolute path of at most 106 bytes"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_function_is_named_by_manager_and_numbers() {
+        let with = |more: &str| {
+            let hal = format!("hal = {{ kind = \"snap\", {more} }}");
+            problem(&["tag = \"a\"", &hal, NULL])
+        };
+        assert_eq!(with("manager = \"mlx5_0\", pf = 0"), "");
+        assert_eq!(
+            with("manager = \"mlx5_0\", pf = 1, vf = 3, queues = 2, depth = 64"),
+            ""
+        );
+        for (line, wanted) in [
+            (
+                "pf = 0",
+                "hal.manager: missing; allowed: the name of an RDMA device",
+            ),
+            (
+                "manager = \"mlx5_0\"",
+                "hal.pf: missing; allowed: the number of a physical function",
+            ),
+            ("manager = \"\", pf = 0", "hal.manager: found \"\""),
+            (
+                "manager = \"m\", pf = 256",
+                "hal.pf: found 256; allowed: 0 to 255",
+            ),
+            (
+                "manager = \"m\", pf = 0, vf = -1",
+                "hal.vf: found -1; allowed: 0 to 65534",
+            ),
+            (
+                "manager = \"m\", pf = 0, depth = 48",
+                "hal.depth: found 48; allowed: a power of two",
+            ),
+            (
+                "manager = \"m\", pf = 0, socket = \"/s\"",
+                "hal.socket: unknown key",
+            ),
+        ] {
+            let error = with(line);
+            assert!(error.contains(wanted), "{line}: {error}");
+        }
     }
 
     #[test]

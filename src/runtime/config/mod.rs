@@ -100,21 +100,51 @@ pub enum Hal {
         /// Requests in flight on one clone, a power of two. Each takes 2 MiB of buffers.
         depth: u16,
     },
+    /// A function of a BlueField DPU, through libsnap.
+    Snap {
+        /// Name of the emulation manager.
+        manager: String,
+        /// Number of the physical function.
+        pf: u32,
+        /// Number of the virtual function; `None` for the physical function itself.
+        vf: Option<u32>,
+        /// Request queues, besides the one for FORGETs.
+        queues: u16,
+        /// Requests in flight on one queue, a power of two.
+        depth: u16,
+    },
 }
 
 impl Hal {
     /// Give the number of request queues.
     pub const fn queues(&self) -> u16 {
         match self {
-            Self::VhostUser { queues, .. } | Self::Fuse { queues, .. } => *queues,
+            Self::VhostUser { queues, .. }
+            | Self::Fuse { queues, .. }
+            | Self::Snap { queues, .. } => *queues,
         }
     }
 
     /// Give the number of requests in flight on one queue.
     pub const fn depth(&self) -> u16 {
         match self {
-            Self::VhostUser { depth, .. } | Self::Fuse { depth, .. } => *depth,
+            Self::VhostUser { depth, .. } | Self::Fuse { depth, .. } | Self::Snap { depth, .. } => {
+                *depth
+            }
         }
+    }
+
+    /// Give the number of requests that one of the transport's queues has under way at most, a power of two.
+    pub fn lane_depth(&self) -> u16 {
+        match self {
+            Self::Snap { .. } if !completes_later() => 2,
+            _ => self.depth(),
+        }
+    }
+
+    /// Tell whether FORGETs have a queue of their own, which is as deep as the others.
+    pub const fn has_hiprio(&self) -> bool {
+        matches!(self, Self::VhostUser { .. } | Self::Snap { .. })
     }
 }
 
@@ -193,7 +223,35 @@ pub struct Limits {
     pub open_files: u32,
 }
 
+/// Tell whether libsnap lets a request end after its handler returned.
+#[cfg(feature = "snap")]
+fn completes_later() -> bool {
+    crate::hal::snap::completes_later()
+}
+
+/// A configuration that is only checked here is counted for stock libsnap.
+#[cfg(not(feature = "snap"))]
+const fn completes_later() -> bool {
+    false
+}
+
 impl Config {
+    /// Give the number of poll groups of every SNAP function: libsnap wants the same for all.
+    ///
+    /// One for each core, if requests may end later. If not, a group stands still while its request is under way: then
+    /// one for each virtqueue of the function with the most, so that they do not wait for each other.
+    pub fn poll_groups(&self) -> u32 {
+        let cores = self.runtime.cores.len() as u32;
+        if completes_later() {
+            return cores;
+        }
+        let queues = self.devices.iter().map(|device| match device.hal {
+            Hal::Snap { queues, .. } => u32::from(queues) + 1,
+            _ => 0,
+        });
+        queues.fold(cores, u32::max)
+    }
+
     /// Read a configuration from `text`; `file` is only named in errors.
     ///
     /// # Errors

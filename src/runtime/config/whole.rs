@@ -40,6 +40,8 @@ fn check_names(problems: &Problems, device: &Device, places: &Places, others: &[
         let (name, key) = match device.hal {
             Hal::VhostUser { .. } => ("socket", "hal.socket"),
             Hal::Fuse { .. } => ("mountpoint", "hal.mountpoint"),
+            Hal::Snap { vf: None, .. } => ("function", "hal.pf"),
+            Hal::Snap { .. } => ("function", "hal.vf"),
         };
         let what = format!(
             "each {name} once; the device of line {} has it, too",
@@ -60,6 +62,17 @@ fn same_endpoint(one: &Hal, other: &Hal) -> bool {
                 mountpoint: other, ..
             },
         ) => parts(one) == parts(other),
+        (
+            Hal::Snap {
+                manager, pf, vf, ..
+            },
+            Hal::Snap {
+                manager: other,
+                pf: other_pf,
+                vf: other_vf,
+                ..
+            },
+        ) => (manager, pf, vf) == (other, other_pf, other_vf),
         _ => false,
     }
 }
@@ -97,8 +110,7 @@ fn check_requests(problems: &Problems, devices: &[(Device, Places)]) {
     let mut sum = 0;
     for (device, places) in devices {
         // The queue for FORGETs is as deep as the others.
-        let queues =
-            u64::from(device.hal.queues()) + u64::from(matches!(device.hal, Hal::VhostUser { .. }));
+        let queues = u64::from(device.hal.queues()) + u64::from(device.hal.has_hiprio());
         let here = queues * u64::from(device.hal.depth());
         if sum <= board::REQUESTS && sum + here > board::REQUESTS {
             let key = format!("{}.hal", places.key);
@@ -195,6 +207,18 @@ mod tests {
                 "kind = \"local\", path = \"/srv/x\""
             )]),
             ""
+        );
+    }
+
+    #[test]
+    fn functions_are_used_once() {
+        let snap = |vf: &str| format!("kind = \"snap\", manager = \"m\", pf = 0{vf}");
+        let one = device("a", &snap(", vf = 1"), NULL);
+        assert_eq!(problem(&[one.clone(), device("b", &snap(""), NULL)]), "");
+        let error = problem(&[one.clone(), device("b", &snap(", vf = 1"), NULL)]);
+        assert_eq!(
+            error,
+            "f:7:52: device[1].hal.vf: found 1; allowed: each function once; the device of line 2 has it, too"
         );
     }
 

@@ -80,6 +80,9 @@ pub(super) const VHOST_USER: &[c_long] = &[
     libc::SYS_newfstatat,
 ];
 
+/// libsnap: commands to the device, which was opened before, and memory for it.
+pub(super) const SNAP: &[c_long] = &[libc::SYS_ioctl, libc::SYS_mlock, libc::SYS_munlock];
+
 /// The `local` backend: files by handle or under an open directory, rings, the caller's name.
 pub(super) const LOCAL: &[c_long] = &[
     libc::SYS_io_uring_setup,

@@ -76,6 +76,14 @@ fn allowed(config: &Config) -> Result<Rules, seccompiler::BackendError> {
             Hal::VhostUser { .. } => add(calls::VHOST_USER),
             // A clone of /dev/fuse is read and written.
             Hal::Fuse { .. } => {}
+            Hal::Snap { .. } => {
+                add(calls::SNAP);
+                // A host that is played needs a socket where a real one has PCIe.
+                #[cfg(feature = "snap")]
+                if crate::hal::snap::is_emulated() {
+                    add(calls::VHOST_USER);
+                }
+            }
         }
         match device.backend {
             Backend::Null { .. } => {}
