@@ -402,9 +402,16 @@ impl<'a> Encoder<'a> {
         self.bytes(Digits::new(number).as_bytes())
     }
 
-    /// Announce a byte string, whose bytes the caller sends behind what is written so far; then [`Self::end`].
+    /// Announce a byte string, whose bytes are written in parts ([`Self::part`]), or sent by the caller behind what is
+    /// written so far; then [`Self::end`].
     pub fn announce(&mut self, len: u64) -> &mut Self {
         self.head(b'$', len);
+        self
+    }
+
+    /// Write some bytes of a byte string that was announced.
+    pub fn part(&mut self, bytes: &[u8]) -> &mut Self {
+        self.put(bytes);
         self
     }
 
