@@ -262,6 +262,44 @@ fn versions_rise_across_a_delete_and_guard_a_change() {
 }
 
 #[test]
+fn halves_of_numbers_carry_and_compare_as_wholes_do() {
+    let edges = [
+        0,
+        1,
+        (1 << 32) - 1,
+        1 << 32,
+        (1 << 32) + 1,
+        5 << 32,
+        u64::MAX,
+    ];
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        let mut sequence = 0;
+        for (old, value) in edges.iter().flat_map(|&a| edges.map(|b| (a, b))) {
+            let by = value as i64;
+            for patch in [
+                Patch::Max { at: 0, value },
+                Patch::Add64 { at: 0, value: by },
+            ] {
+                let mut wanted = old.to_le_bytes();
+                patch.apply(&mut wanted);
+                let (before, patches) = (old.to_le_bytes(), [patch]);
+                let key = Key::Inode(1);
+                let writes = [Write::Put(key, &before), Write::Patch(key, &patches)];
+                sequence += 1;
+                let once = once(sequence);
+                connection.call(|to| valkey::transact(to, b"{v}", &once, &[], &writes));
+                let found = get(&mut connection, "{v}", &[key], false);
+                let (_, value) = found[0].as_ref().unwrap();
+                assert_eq!(value[..], wanted, "{kind}: {old:#x}, {patch:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_name_is_followed_to_its_inode_in_one_request() {
     for kind in KINDS {
         let server = Server::start(kind, &[]);
@@ -306,6 +344,12 @@ fn results_are_kept_until_acknowledged_and_clients_do_not_meet() {
         let server = Server::start(kind, &[]);
         let mut connection = server.connect();
         load(&mut connection);
+        let put = [Write::Put(Key::Inode(1), &[0; 8])];
+        let first = Once {
+            client: 3,
+            ..once(1)
+        };
+        connection.call(|to| valkey::transact(to, b"{v}", &first, &[], &put));
         let mut add = |client, sequence, ack| {
             let once = Once {
                 client,
@@ -326,6 +370,9 @@ fn results_are_kept_until_acknowledged_and_clients_do_not_meet() {
             panic!("executed again");
         };
         assert!(stale.starts_with(b"DPFS stale"), "{kind}: {stale:?}");
+        let found = get(&mut connection, "{v}", &[Key::Inode(1)], false);
+        let sum = 5u64.to_le_bytes().to_vec();
+        assert_eq!(found, [Some((6, sum))], "one for each sequence number");
         // Two results and the number below which all are forgotten.
         assert_eq!(connection.ask(&[b"HLEN", b"{v}s1"]), Reply::Integer(3));
     }
