@@ -262,6 +262,36 @@ fn versions_rise_across_a_delete_and_guard_a_change() {
 }
 
 #[test]
+fn numbers_are_given_out_once_also_to_a_client_that_asks_twice() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        let mut reserve = |volume: &str, client, sequence, count| {
+            let once = Once {
+                client,
+                ..once(sequence)
+            };
+            connection.call(|to| valkey::reserve(to, volume.as_bytes(), &once, count))
+        };
+        assert_eq!(reserve("{v}", 1, 1, 1000), Reply::Integer(1024), "{kind}");
+        assert_eq!(reserve("{v}", 1, 1, 1000), Reply::Integer(1024), "again");
+        assert_eq!(reserve("{v}", 2, 1, 1), Reply::Integer(2024));
+        assert_eq!(reserve("{v}", 1, 2, 1), Reply::Integer(2025));
+        assert_eq!(
+            reserve("{w}", 1, 1, 1),
+            Reply::Integer(1024),
+            "another volume"
+        );
+        connection.ask(&[b"SET", b"{v}r", b"4503599627370496"]);
+        let reply = connection.call(|to| valkey::reserve(to, b"{v}", &once(1), 1));
+        assert_eq!(reply, Reply::Integer((1 << 52) + 1024), "{kind}");
+        let again = connection.call(|to| valkey::reserve(to, b"{v}", &once(1), 1));
+        assert_eq!(again, reply, "exact when remembered");
+    }
+}
+
+#[test]
 fn halves_of_numbers_carry_and_compare_as_wholes_do() {
     let edges = [
         0,

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  Op::Transact ──transact──> FCALL dpfs_transact 1 {volume} client sequence ack checks.. writes..  ──> 1, or 0
+//!  Op::Reserve  ──reserve──> FCALL dpfs_reserve 1 {volume} client sequence ack count                 ──> the first
 //!  Op::Get      ──get───────> FCALL dpfs_get 1 {volume} follow keys..             ──> stored values and nothings
 //! ```
 //!
@@ -87,6 +88,19 @@ pub fn get(to: &mut Encoder<'_>, prefix: &[u8], keys: &[Key<'_>], follow: bool) 
     for record in keys {
         key(to, record);
     }
+}
+
+/// Write the request for so many numbers that nobody else gets. Its reply is the first of them, an integer.
+pub fn reserve(to: &mut Encoder<'_>, prefix: &[u8], once: &Once, count: u32) {
+    to.request(8)
+        .bytes(b"FCALL")
+        .bytes(b"dpfs_reserve")
+        .number(1)
+        .bytes(prefix)
+        .number(once.client)
+        .number(once.sequence)
+        .number(once.ack)
+        .number(count.into());
 }
 
 fn key(to: &mut Encoder<'_>, key: &Key<'_>) {

@@ -7,6 +7,7 @@
 --   PREFIX .. kind .. inode   a string, for the kinds of which an inode has one
 --   PREFIX .. kind .. inode   a hash by name (3 names, 2 extended attributes)
 --   PREFIX .. kind .. inode   a sorted set in the order of bytes: number, version, value (4 positions, 6 orphans)
+--   PREFIX .. "r"             a counter: the numbers given out
 --   PREFIX .. "n"             a counter: the last version given out
 --   PREFIX .. "s" .. client   a hash: sequence number -> result, kept until the client says that it has it
 --
@@ -14,6 +15,8 @@
 -- fields of 64 bits are taken in halves.
 
 local XATTR, NAME, POSITION, ORPHAN = 2, 3, 4, 6
+-- First number that is given out; files have those from here on.
+local FIRST_NUMBER = 1024
 -- Seconds after which a client that was not heard of is forgotten.
 local CLIENT_LIFE = 86400
 local HALF = 4294967296
@@ -173,6 +176,15 @@ redis.register_function('dpfs_transact', function(keys, argv)
             at = at + 3
         end
         return 1
+    end)
+end)
+
+-- client, sequence, ack, count: the first of so many numbers that nobody else gets.
+redis.register_function('dpfs_reserve', function(keys, argv)
+    local prefix = keys[1]
+    return once(prefix, argv[1], argv[2], argv[3], function()
+        local count = tonumber(argv[4])
+        return FIRST_NUMBER + redis.call('INCRBY', prefix .. 'r', count) - count
     end)
 end)
 
