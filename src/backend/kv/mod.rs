@@ -17,3 +17,4 @@ pub mod record;
 pub mod served;
 pub mod setup;
 pub mod tree;
+pub mod valkey;

@@ -52,6 +52,26 @@ backend = { kind = "local", path = "/srv", cache = "none" }
     ),
 ];
 
+/// What a server answers: greetings, slots of a cluster, values, refusals, a broken end.
+const REPLIES: [(&str, &str); 4] = [
+    (
+        "hello",
+        "%3\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n$7\r\nmodules\r\n*0\r\n",
+    ),
+    (
+        "cluster_slots",
+        "*1\r\n*3\r\n:0\r\n:16383\r\n*4\r\n$9\r\n127.0.0.1\r\n:7000\r\n$4\r\nabcd\r\n%1\r\n+hostname\r\n$1\r\nh\r\n",
+    ),
+    (
+        "pipeline",
+        "$4\r\n\r\n\r\n\r\n_\r\n:-1\r\n,1.5\r\n(12\r\n#t\r\n~1\r\n+a\r\n|1\r\n+k\r\n+v\r\n>1\r\n+p\r\n=5\r\ntxt:a\r\n!3\r\nERR\r\n",
+    ),
+    (
+        "refusals",
+        "-MOVED 3999 127.0.0.1:6381\r\n-ASK 1 ::1:6381\r\n-TRYAGAIN x\r\n-LOADING x\r\n-OOM x\r\n-READONLY x\r\n*2\r\n$3\r\nab",
+    ),
+];
+
 fn write(target: &str, name: &str, input: &[u8]) {
     let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "seeds", target]
         .iter()
@@ -227,6 +247,9 @@ fn main() {
     let _ = fs::remove_dir_all(seeds);
     for (name, text) in CONFIGS {
         write("config", name, text.as_bytes());
+    }
+    for (name, text) in REPLIES {
+        write("resp_reply", name, text.as_bytes());
     }
     fuse_decode();
     virtq_chain();

@@ -8,6 +8,7 @@
 pub mod config;
 pub mod fuse_decode;
 pub mod guest;
+pub mod resp_reply;
 pub mod tape;
 pub mod vhost_user_message;
 pub mod virtq_chain;

@@ -32,6 +32,11 @@ fn fuse_decode() {
 }
 
 #[test]
+fn resp_reply() {
+    replay("resp_reply", dpfs_fuzz::resp_reply::run);
+}
+
+#[test]
 fn vhost_user_message() {
     replay("vhost_user_message", dpfs_fuzz::vhost_user_message::run);
 }

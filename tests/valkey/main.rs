@@ -1,0 +1,472 @@
+//! The functions of the `valkey` engine on real servers, compared with the embedded engine.
+
+mod server;
+
+use dpfs::backend::kv::embedded::{self, Embedded, Store};
+use dpfs::backend::kv::engine::{Check, Done, Expect, Failure, Key, Op, Patch, Write};
+use dpfs::backend::kv::setup;
+use dpfs::backend::kv::valkey::{self, FUNCTIONS, Once, VERSION_LEN};
+use dpfs::wire::resp::{Problem, slot};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use server::{Connection, KINDS, Reply, Server};
+
+/// Load the library, as on each primary.
+fn load(to: &mut Connection) {
+    let reply = to.ask(&[b"FUNCTION", b"LOAD", b"REPLACE", FUNCTIONS.as_bytes()]);
+    assert_eq!(reply, Reply::Bytes(b"dpfs".into()));
+}
+
+fn once(sequence: u64) -> Once {
+    Once {
+        client: 7,
+        sequence,
+        ack: sequence,
+    }
+}
+
+/// Ask for records: version and value of each, without and with what names name.
+fn get(
+    from: &mut Connection,
+    volume: &str,
+    keys: &[Key<'_>],
+    follow: bool,
+) -> Vec<Option<(u64, Vec<u8>)>> {
+    let reply = from.call(|to| valkey::get(to, volume.as_bytes(), keys, follow));
+    let Reply::Elements(elements) = reply else {
+        panic!("{reply:?}");
+    };
+    let stored = |element| match element {
+        Reply::Null => None,
+        Reply::Bytes(bytes) => {
+            let (version, value) = bytes.split_at(VERSION_LEN);
+            Some((
+                u64::from_be_bytes(version.try_into().unwrap()),
+                value.into(),
+            ))
+        }
+        other => panic!("{other:?}"),
+    };
+    elements.into_iter().map(stored).collect()
+}
+
+const KEYS: [Key<'static>; 8] = [
+    Key::Volume,
+    Key::Inode(1),
+    Key::Inode(u64::MAX >> 11),
+    Key::Name(1, b"a\r\n\xff"),
+    Key::Position(1, 3),
+    Key::Xattr(1, b"user.a"),
+    Key::Target(1),
+    Key::Orphan(1024),
+];
+
+#[derive(Clone, Debug)]
+enum Change {
+    Put(Vec<u8>),
+    Delete,
+    Patch(Vec<Field>),
+}
+
+#[derive(Clone, Debug)]
+enum Field {
+    Set(u16, Vec<u8>),
+    Max(u16, u64),
+    Add64(u16, i64),
+    Add32(u16, i32),
+    Clear(u16, u32),
+}
+
+fn field() -> impl Strategy<Value = Field> {
+    let at = 0..28u16;
+    // Carries and the sign are where halves go wrong.
+    let long = prop_oneof![any::<u64>(), Just(u64::MAX), Just(1 << 32), 0..9u64];
+    prop_oneof![
+        (at.clone(), prop::collection::vec(any::<u8>(), 0..9)).prop_map(|(a, b)| Field::Set(a, b)),
+        (at.clone(), long.clone()).prop_map(|(a, v)| Field::Max(a, v)),
+        (at.clone(), long).prop_map(|(a, v)| Field::Add64(a, v as i64)),
+        (at.clone(), any::<i32>()).prop_map(|(a, v)| Field::Add32(a, v)),
+        (at, any::<u32>()).prop_map(|(a, v)| Field::Clear(a, v)),
+    ]
+}
+
+impl Field {
+    fn patch(&self) -> Patch<'_> {
+        match *self {
+            Self::Set(at, ref bytes) => Patch::Set { at, bytes },
+            Self::Max(at, value) => Patch::Max { at, value },
+            Self::Add64(at, value) => Patch::Add64 { at, value },
+            Self::Add32(at, value) => Patch::Add32 { at, value },
+            Self::Clear(at, bits) => Patch::Clear { at, bits },
+        }
+    }
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let byte = prop_oneof![any::<u8>(), Just(0), Just(255)];
+    prop_oneof![
+        3 => prop::collection::vec(byte, 0..33).prop_map(Change::Put),
+        1 => Just(Change::Delete),
+        3 => prop::collection::vec(field(), 1..4).prop_map(Change::Patch),
+    ]
+}
+
+/// Expectations that do not depend on an engine's own versions.
+fn expect() -> impl Strategy<Value = Expect> {
+    let mask = prop_oneof![Just(0), Just(1), Just(1 << 31), any::<u32>()];
+    prop_oneof![
+        1 => Just(Expect::Absent),
+        2 => Just(Expect::Present),
+        2 => (0..28u16, mask, any::<u32>()).prop_map(|(at, mask, want)| {
+            Expect::Bits { at, mask, want: want & mask }
+        }),
+    ]
+}
+
+type Step = (Vec<(usize, Expect)>, Vec<(usize, Change)>);
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let checks = prop::collection::vec((0..KEYS.len(), expect()), 0..2);
+    let writes = prop::collection::vec((0..KEYS.len(), change()), 1..5);
+    prop::collection::vec((checks, writes), 1..40)
+}
+
+/// Run a step on the embedded engine; true when its checks held.
+fn model(engine: &mut Embedded, checks: &[Check<'_>], writes: &[Write<'_>]) -> bool {
+    match setup::call(engine, &Op::Transact { checks, writes }, &mut |_| ()) {
+        Ok(Done::Done) => true,
+        Err(Failure::Conflict) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn known(engine: &mut Embedded) -> Vec<Option<Vec<u8>>> {
+    let mut found = vec![None; KEYS.len()];
+    let op = Op::Get {
+        keys: &KEYS,
+        follow: false,
+    };
+    setup::call(engine, &op, &mut |record| {
+        found[record.index as usize] = Some(record.value.to_vec());
+    })
+    .unwrap();
+    found
+}
+
+/// Run steps on a volume of a server and on a new embedded store, each request sent twice.
+fn compare(connection: &mut Connection, volume: &str, steps: &[Step]) -> Result<(), TestCaseError> {
+    let config = embedded::Config {
+        path: None,
+        chunk: 4096,
+        cache: 1 << 20,
+    };
+    let mut engine = Store::open(&config).unwrap().engine().unwrap();
+    for (sequence, (checks, writes)) in (1..).zip(steps) {
+        let checks: Vec<Check<'_>> = checks
+            .iter()
+            .map(|&(key, expect)| Check {
+                key: KEYS[key],
+                expect,
+            })
+            .collect();
+        let patches: Vec<Vec<Patch<'_>>> = writes
+            .iter()
+            .map(|(_, change)| match change {
+                Change::Patch(fields) => fields.iter().map(Field::patch).collect(),
+                _ => Vec::new(),
+            })
+            .collect();
+        let writes: Vec<Write<'_>> = writes
+            .iter()
+            .zip(&patches)
+            .map(|((key, change), patches)| match change {
+                Change::Put(value) => Write::Put(KEYS[*key], value),
+                Change::Delete => Write::Delete(KEYS[*key]),
+                Change::Patch(_) => Write::Patch(KEYS[*key], patches),
+            })
+            .collect();
+        let wanted = Reply::Integer(model(&mut engine, &checks, &writes).into());
+        for _ in 0..2 {
+            let reply = connection.call(|to| {
+                valkey::transact(to, volume.as_bytes(), &once(sequence), &checks, &writes);
+            });
+            prop_assert_eq!(&reply, &wanted);
+        }
+        let values: Vec<_> = get(connection, volume, &KEYS, false)
+            .into_iter()
+            .map(|found| found.map(|(_, value)| value))
+            .collect();
+        prop_assert_eq!(values, known(&mut engine));
+    }
+    Ok(())
+}
+
+#[test]
+fn transactions_do_what_they_do_on_the_embedded_engine_and_once_when_sent_twice() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let connection = std::cell::RefCell::new(server.connect());
+        load(&mut connection.borrow_mut());
+        let volumes = std::cell::Cell::new(0);
+        let config = Config {
+            cases: 64,
+            failure_persistence: None,
+            ..Config::default()
+        };
+        TestRunner::new(config)
+            .run(&steps(), |steps| {
+                volumes.set(volumes.get() + 1);
+                let volume = format!("{{v{}}}", volumes.get());
+                compare(&mut connection.borrow_mut(), &volume, &steps)
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+fn versions_rise_across_a_delete_and_guard_a_change() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        for key in KEYS {
+            let mut sequence = 0;
+            let volume = format!("{{{key:?}}}");
+            let mut change = |checks: &[Check<'_>], write| {
+                sequence += 1;
+                let prefix = volume.as_bytes();
+                connection
+                    .call(|to| valkey::transact(to, prefix, &once(sequence), checks, &[write]))
+            };
+            let version = |version| {
+                [Check {
+                    key,
+                    expect: Expect::Version(version),
+                }]
+            };
+            assert_eq!(change(&[], Write::Put(key, b"a")), Reply::Integer(1));
+            assert_eq!(change(&[], Write::Delete(key)), Reply::Integer(1));
+            assert_eq!(change(&[], Write::Put(key, b"a")), Reply::Integer(1));
+            assert_eq!(
+                change(&version(1), Write::Put(key, b"b")),
+                Reply::Integer(0)
+            );
+            assert_eq!(
+                change(&version(2), Write::Put(key, b"c")),
+                Reply::Integer(1)
+            );
+            let found = get(&mut connection, &volume, &[key], false);
+            assert_eq!(found, [Some((3, b"c".to_vec()))]);
+        }
+    }
+}
+
+#[test]
+fn numbers_are_given_out_once_also_to_a_client_that_asks_twice() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        let mut reserve = |volume: &str, client, sequence, count| {
+            let once = Once {
+                client,
+                ..once(sequence)
+            };
+            connection.call(|to| valkey::reserve(to, volume.as_bytes(), &once, count))
+        };
+        assert_eq!(reserve("{v}", 1, 1, 1000), Reply::Integer(1024), "{kind}");
+        assert_eq!(reserve("{v}", 1, 1, 1000), Reply::Integer(1024), "again");
+        assert_eq!(reserve("{v}", 2, 1, 1), Reply::Integer(2024));
+        assert_eq!(reserve("{v}", 1, 2, 1), Reply::Integer(2025));
+        assert_eq!(
+            reserve("{w}", 1, 1, 1),
+            Reply::Integer(1024),
+            "another volume"
+        );
+        connection.ask(&[b"SET", b"{v}r", b"4503599627370496"]);
+        let reply = connection.call(|to| valkey::reserve(to, b"{v}", &once(1), 1));
+        assert_eq!(reply, Reply::Integer((1 << 52) + 1024), "{kind}");
+        let again = connection.call(|to| valkey::reserve(to, b"{v}", &once(1), 1));
+        assert_eq!(again, reply, "exact when remembered");
+    }
+}
+
+#[test]
+fn halves_of_numbers_carry_and_compare_as_wholes_do() {
+    let edges = [
+        0,
+        1,
+        (1 << 32) - 1,
+        1 << 32,
+        (1 << 32) + 1,
+        5 << 32,
+        u64::MAX,
+    ];
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        let mut sequence = 0;
+        for (old, value) in edges.iter().flat_map(|&a| edges.map(|b| (a, b))) {
+            let by = value as i64;
+            for patch in [
+                Patch::Max { at: 0, value },
+                Patch::Add64 { at: 0, value: by },
+            ] {
+                let mut wanted = old.to_le_bytes();
+                patch.apply(&mut wanted);
+                let (before, patches) = (old.to_le_bytes(), [patch]);
+                let key = Key::Inode(1);
+                let writes = [Write::Put(key, &before), Write::Patch(key, &patches)];
+                sequence += 1;
+                let once = once(sequence);
+                connection.call(|to| valkey::transact(to, b"{v}", &once, &[], &writes));
+                let found = get(&mut connection, "{v}", &[key], false);
+                let (_, value) = found[0].as_ref().unwrap();
+                assert_eq!(value[..], wanted, "{kind}: {old:#x}, {patch:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_name_is_followed_to_its_inode_in_one_request() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        let ino = 0x0001_0203_0405_0607u64;
+        let name = [&ino.to_le_bytes()[..], b"more"].concat();
+        let writes = [
+            Write::Put(Key::Name(1, b"f"), &name),
+            Write::Put(Key::Inode(ino), b"inode"),
+            Write::Put(Key::Name(1, b"lost"), &7u64.to_le_bytes()),
+        ];
+        connection.call(|to| valkey::transact(to, b"{v}", &once(1), &[], &writes));
+        let keys = [
+            Key::Name(1, b"f"),
+            Key::Name(1, b"none"),
+            Key::Name(1, b"lost"),
+            Key::Inode(ino),
+        ];
+        let found = get(&mut connection, "{v}", &keys, true);
+        let inode = Some((2, b"inode".to_vec()));
+        let lost = Some((3, 7u64.to_le_bytes().to_vec()));
+        assert_eq!(
+            found,
+            [
+                Some((1, name)),
+                inode.clone(),
+                None,
+                None,
+                lost,
+                None,
+                inode,
+                None
+            ]
+        );
+    }
+}
+
+#[test]
+fn results_are_kept_until_acknowledged_and_clients_do_not_meet() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        let put = [Write::Put(Key::Inode(1), &[0; 8])];
+        let first = Once {
+            client: 3,
+            ..once(1)
+        };
+        connection.call(|to| valkey::transact(to, b"{v}", &first, &[], &put));
+        let mut add = |client, sequence, ack| {
+            let once = Once {
+                client,
+                sequence,
+                ack,
+            };
+            let patch = [Patch::Add64 { at: 0, value: 1 }];
+            let writes = [Write::Patch(Key::Inode(1), &patch)];
+            connection.call(|to| valkey::transact(to, b"{v}", &once, &[], &writes))
+        };
+        for sequence in [3, 1, 2, 1, 3] {
+            assert_eq!(add(1, sequence, 1), Reply::Integer(1));
+        }
+        assert_eq!(add(2, 1, 1), Reply::Integer(1));
+        assert_eq!(add(1, 4, 3), Reply::Integer(1));
+        assert_eq!(add(1, 3, 1), Reply::Integer(1), "still remembered");
+        let Reply::Error(stale) = add(1, 2, 1) else {
+            panic!("executed again");
+        };
+        assert!(stale.starts_with(b"DPFS stale"), "{kind}: {stale:?}");
+        let found = get(&mut connection, "{v}", &[Key::Inode(1)], false);
+        let sum = 5u64.to_le_bytes().to_vec();
+        assert_eq!(found, [Some((6, sum))], "one for each sequence number");
+        // Two results and the number below which all are forgotten.
+        assert_eq!(connection.ask(&[b"HLEN", b"{v}s1"]), Reply::Integer(3));
+    }
+}
+
+#[test]
+fn refusals_of_real_servers_are_understood_and_leave_everything_as_it_was() {
+    for kind in KINDS {
+        let server = Server::start(kind, &["--requirepass", "secret"]);
+        let mut connection = server.connect();
+        let problem = |reply: &Reply| match reply {
+            Reply::Error(error) => format!("{:?}", Problem::parse(error)),
+            other => panic!("{kind}: {other:?}"),
+        };
+        let put = [Write::Put(Key::Inode(1), b"a")];
+        let write = |connection: &mut Connection, sequence| {
+            connection.call(|to| valkey::transact(to, b"{v}", &once(sequence), &[], &put))
+        };
+        // Before it knows who asks, a server takes no request of more than 10 strings: that would end the connection.
+        assert_eq!(problem(&connection.ask(&[b"PING"])), "Refused");
+        assert_eq!(problem(&connection.ask(&[b"AUTH", b"wrong"])), "Refused");
+        connection.ask(&[b"HELLO", b"3", b"AUTH", b"default", b"secret"]);
+        assert_eq!(problem(&write(&mut connection, 1)), "NoFunction");
+        load(&mut connection);
+        connection.ask(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+        assert_eq!(problem(&write(&mut connection, 1)), "OutOfMemory");
+        assert_eq!(get(&mut connection, "{v}", &[Key::Inode(1)], false), [None]);
+        connection.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
+        connection.ask(&[b"REPLICAOF", b"127.0.0.1", b"1"]);
+        assert_eq!(problem(&write(&mut connection, 1)), "ReadOnly");
+        connection.ask(&[b"REPLICAOF", b"NO", b"ONE"]);
+        assert_eq!(write(&mut connection, 1), Reply::Integer(1));
+    }
+}
+
+#[test]
+fn a_cluster_has_all_records_of_a_volume_in_the_slot_of_its_name() {
+    for kind in KINDS {
+        let server = Server::start(kind, &["--cluster-enabled", "yes"]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        let prefix = b"{projects}";
+        let number = slot(prefix).to_string();
+        let reply = connection.ask(&[b"CLUSTER", b"KEYSLOT", prefix]);
+        assert_eq!(reply, Reply::Integer(slot(prefix).into()), "{kind}");
+        let writes = KEYS.map(|key| Write::Put(key, b"12345678"));
+        let transact = |connection: &mut Connection| {
+            connection.call(|to| valkey::transact(to, prefix, &once(1), &[], &writes))
+        };
+        let Reply::Error(error) = transact(&mut connection) else {
+            panic!("{kind}: no slot is served");
+        };
+        assert_eq!(Problem::parse(&error), Problem::ClusterDown);
+        connection.ask(&[b"CONFIG", b"SET", b"cluster-require-full-coverage", b"no"]);
+        connection.ask(&[b"CLUSTER", b"ADDSLOTS", number.as_bytes()]);
+        // The server takes a moment to find that it serves.
+        let reply = loop {
+            match transact(&mut connection) {
+                Reply::Error(error) if Problem::parse(&error) == Problem::ClusterDown => {}
+                reply => break reply,
+            }
+        };
+        assert_eq!(reply, Reply::Integer(1), "{kind}");
+        let found = get(&mut connection, "{projects}", &KEYS, false);
+        assert!(found.iter().all(Option::is_some), "{found:?}");
+    }
+}

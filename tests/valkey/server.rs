@@ -1,0 +1,175 @@
+//! A key-value server of the test's own on the loopback interface, and a client that waits.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use dpfs::wire::resp::{Encoder, Item, Reader};
+use tempfile::TempDir;
+
+/// The servers that everything is tested with.
+pub const KINDS: [&str; 2] = ["valkey", "redis"];
+
+/// Give the cache, with both servers in it.
+fn cache() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let fetch = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/fetch");
+        let fetched = Command::new(fetch).args(KINDS).status();
+        assert!(fetched.unwrap().success(), "the servers cannot be fetched");
+        std::env::var_os("DPFS_CACHE").map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/dpfs"),
+            PathBuf::from,
+        )
+    })
+}
+
+/// Run a server until dropped.
+pub struct Server {
+    process: Child,
+    port: u16,
+    _dir: TempDir,
+}
+
+impl Server {
+    /// Start one of [`KINDS`] with these arguments, and wait until it listens.
+    pub fn start(kind: &str, arguments: &[&str]) -> Self {
+        let program = cache().join(kind).join(format!("{kind}-server"));
+        let dir = TempDir::new().unwrap();
+        // One after another, so that two tests do not take the same port.
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        // The port is free for a moment, and somebody else may take it.
+        for _ in 0..10 {
+            let port = free_port();
+            let mut process = Command::new(&program)
+                .current_dir(dir.path())
+                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+                .args(["--port", &port.to_string()])
+                .args(arguments)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            if listens(&mut process, port) {
+                let _dir = dir;
+                return Self {
+                    process,
+                    port,
+                    _dir,
+                };
+            }
+        }
+        panic!("{kind} does not listen");
+    }
+
+    /// Connect to it, in RESP3.
+    pub fn connect(&self) -> Connection {
+        let mut connection = Connection {
+            stream: TcpStream::connect(("127.0.0.1", self.port)).unwrap(),
+            came: Vec::new(),
+        };
+        connection.ask(&[b"HELLO", b"3"]);
+        connection
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Wait for a server; false when it ended instead.
+fn listens(process: &mut Child, port: u16) -> bool {
+    let end = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < end && process.try_wait().unwrap().is_none() {
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return process.try_wait().unwrap().is_none();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = process.kill();
+    let _ = process.wait();
+    false
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Hold a reply.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Reply {
+    /// A text.
+    Simple(Vec<u8>),
+    /// An error.
+    Error(Vec<u8>),
+    /// An integer.
+    Integer(i64),
+    /// Nothing.
+    Null,
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// Elements; of a map, keys and values in turn.
+    Elements(Vec<Reply>),
+}
+
+/// Ask a server one thing at a time.
+pub struct Connection {
+    stream: TcpStream,
+    came: Vec<u8>,
+}
+
+impl Connection {
+    /// Send a command and wait for its reply.
+    pub fn ask(&mut self, strings: &[&[u8]]) -> Reply {
+        self.call(|to| {
+            to.request(strings.len() as u32);
+            for string in strings {
+                to.bytes(string);
+            }
+        })
+    }
+
+    /// Send the request that is written, and wait for its reply.
+    pub fn call(&mut self, write: impl FnOnce(&mut Encoder<'_>)) -> Reply {
+        let mut buffer = vec![0; 1 << 20];
+        let mut encoder = Encoder::new(&mut buffer);
+        write(&mut encoder);
+        let len = encoder.finish().expect("room for the request");
+        self.stream.write_all(&buffer[..len]).unwrap();
+        loop {
+            let mut reader = Reader::new(&self.came);
+            if let Some(reply) = whole(&mut reader) {
+                assert_eq!(reader.rest(), b"", "one reply to one request");
+                self.came.clear();
+                return reply;
+            }
+            let mut piece = [0; 4096];
+            let count = self.stream.read(&mut piece).unwrap();
+            assert!(count > 0, "the server ended the connection");
+            self.came.extend_from_slice(&piece[..count]);
+        }
+    }
+}
+
+fn whole(reader: &mut Reader<'_>) -> Option<Reply> {
+    let elements = |count: u64, reader: &mut Reader<'_>| -> Option<Vec<Reply>> {
+        (0..count).map(|_| whole(reader)).collect()
+    };
+    Some(match reader.item().expect("RESP3")? {
+        Item::Simple(text) => Reply::Simple(text.into()),
+        Item::Error(text) => Reply::Error(text.into()),
+        Item::Integer(number) => Reply::Integer(number),
+        Item::Null => Reply::Null,
+        Item::Bulk(len) => Reply::Bytes(reader.body(len).expect("RESP3")?.into()),
+        Item::Array(count) => Reply::Elements(elements(count, reader)?),
+        Item::Map(count) => Reply::Elements(elements(2 * count, reader)?),
+        other => panic!("not expected: {other:?}"),
+    })
+}
