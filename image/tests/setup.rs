@@ -166,7 +166,15 @@ fn it_is_installed_upgraded_and_removed() {
 }
 
 /// Run `setup install` with programs that fail, or take the power away, at one step in turn; after each, look.
-fn at_every_step(bench: &Bench, from: &str, act: &str, look: impl Fn(usize, &Output)) -> usize {
+///
+/// `stride` 1 takes every step.
+fn at_every_step(
+    bench: &Bench,
+    from: &str,
+    act: &str,
+    stride: usize,
+    look: impl Fn(usize, &Output),
+) -> usize {
     let bin = bench.path().join("bin");
     let count = bench.path().join("count");
     for program in [
@@ -189,7 +197,7 @@ fn at_every_step(bench: &Bench, from: &str, act: &str, look: impl Fn(usize, &Out
         script(&bin.join(program), &step);
     }
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    for step in 1..MANY {
+    for step in (1..MANY).step_by(stride) {
         let _ = fs::remove_file(&count);
         let mut command = Command::new("bash");
         command
@@ -216,9 +224,8 @@ fn at_every_step(bench: &Bench, from: &str, act: &str, look: impl Fn(usize, &Out
 fn what_fails_half_way_is_taken_back() {
     let bench = Bench::new("");
     let before = snapshot(&bench.root);
-    let mut failures = 0;
-    let failures_seen = std::cell::Cell::new(0);
-    let steps = at_every_step(&bench, "one.from", "exit 1", |step, output| {
+    let failures = std::cell::Cell::new(0);
+    let steps = at_every_step(&bench, "one.from", "exit 1", 1, |step, output| {
         if output.status.success() {
             // Failed behind the end, where it no longer matters: all is there.
             assert!(
@@ -234,7 +241,7 @@ fn what_fails_half_way_is_taken_back() {
             .unwrap();
         } else {
             assert_eq!(output.status.code(), Some(1), "step {step}: {output:?}");
-            failures_seen.set(failures_seen.get() + 1);
+            failures.set(failures.get() + 1);
         }
         same(
             &snapshot(&bench.root),
@@ -242,9 +249,8 @@ fn what_fails_half_way_is_taken_back() {
             &format!("step {step}: {output:?}"),
         );
     });
-    failures += failures_seen.get();
-    println!("{steps} steps, {failures} failures taken back");
-    assert!(failures > 40, "{failures} of {steps}");
+    println!("{steps} steps, {} failures taken back", failures.get());
+    assert!(failures.get() > 40);
 }
 
 #[test]
@@ -254,7 +260,7 @@ fn an_upgrade_that_fails_half_way_leaves_the_old_version() {
     bench.setup_well(&["install", "one.from", "root"]);
     let before = snapshot(&bench.root);
     let failures = std::cell::Cell::new(0);
-    let steps = at_every_step(&bench, "two.from", "exit 1", |step, output| {
+    let steps = at_every_step(&bench, "two.from", "exit 1", 3, |step, output| {
         if output.status.success() {
             assert!(
                 !bench.root.join("etc/dpfs/dpfs.toml").exists(),
@@ -272,7 +278,7 @@ fn an_upgrade_that_fails_half_way_leaves_the_old_version() {
         );
     });
     println!("{steps} steps, {} failures taken back", failures.get());
-    assert!(failures.get() > 40);
+    assert!(failures.get() > 20);
 }
 
 #[test]
@@ -282,7 +288,7 @@ fn after_a_power_cut_the_next_call_takes_back_what_was_begun() {
     bench.setup_well(&["install", "one.from", "root"]);
     let before = snapshot(&bench.root);
     let cut = std::cell::Cell::new(0);
-    let steps = at_every_step(&bench, "two.from", "kill -KILL $PPID", |step, output| {
+    let steps = at_every_step(&bench, "two.from", "kill -KILL $PPID", 3, |step, output| {
         let done = bench.setup_well(&["check", "one.from", "root"]);
         cut.set(cut.get() + usize::from(done.contains("an earlier run did not come to its end")));
         if output.status.success() || !bench.root.join("etc/dpfs/dpfs.toml").exists() {
@@ -294,7 +300,7 @@ fn after_a_power_cut_the_next_call_takes_back_what_was_begun() {
         same(&found, &before, &format!("step {step}: {output:?}"));
     });
     println!("{steps} steps, {} taken back by the next call", cut.get());
-    assert!(cut.get() > 20);
+    assert!(cut.get() > 10);
 }
 
 #[test]
