@@ -1,10 +1,10 @@
 //! The description of an add-on: a TOML file, `image/addon.toml` for one.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::board::Board;
 use super::{AddonError, read_text};
 
 /// Hold what an add-on is made of. Paths in the file are beside the file; here they are ready to use.
@@ -208,7 +208,7 @@ impl Description {
                 return Err(source.refuse("pci", &what));
             }
         }
-        let cores = self.board_cores()?;
+        let cores = Board::load(&self.target.board)?.cores;
         for (index, core) in self.tuning.cores.iter().enumerate() {
             if u64::from(*core) >= cores || self.tuning.cores[..index].contains(core) {
                 let what = format!("found {core}; allowed: 0 to {}, each once", cores - 1);
@@ -228,35 +228,6 @@ impl Description {
             return Err(source.refuse("memlock", &what));
         }
         Ok(())
-    }
-
-    /// Give the board's name.
-    pub fn board_name(&self) -> Result<String, AddonError> {
-        // A path like ".." has a name only once it is resolved.
-        let folder = fs::canonicalize(&self.target.board);
-        let folder = folder
-            .map_err(|error| AddonError(format!("{}: {error}", self.target.board.display())))?;
-        let name = folder.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| {
-            AddonError(format!("{}: a board's folder has a name", folder.display()))
-        })?;
-        Ok(name.into())
-    }
-
-    fn board_cores(&self) -> Result<u64, AddonError> {
-        let path = self.target.board.join("board.toml");
-        let text = read_text(&path)?;
-        let refuse = |what: &str| AddonError(format!("{}: {what}", path.display()));
-        let board: toml::Table = text.parse().map_err(|_| refuse("this is not TOML"))?;
-        let cores = board
-            .get("capacity")
-            .and_then(|capacity| capacity.get("cores"));
-        let cores = cores
-            .and_then(toml::Value::as_integer)
-            .and_then(|cores| u64::try_from(cores).ok());
-        cores
-            .filter(|cores| *cores > 0)
-            .ok_or_else(|| refuse("capacity.cores: a count is needed"))
     }
 }
 

@@ -12,6 +12,7 @@
 //! Nothing in the result tells of the machine it was made on: times are `SOURCE_DATE_EPOCH`, everything belongs to
 //! root and is sorted, paths are those on the DPU. A stream is not signed here.
 
+mod board;
 mod description;
 mod payload;
 mod program;
@@ -23,9 +24,10 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+pub use board::Board;
 pub use description::{Description, Form};
 pub use payload::Payload;
-pub use program::{Libc, Program};
+pub use program::{Libc, Program, Sections};
 pub use repack::{delta, repack};
 pub use sbom::Sbom;
 pub use script::script;

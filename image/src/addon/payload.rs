@@ -12,6 +12,7 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
+use super::board::Board;
 use super::description::Description;
 use super::program::{Libc, Program};
 use super::{AddonError, read, read_text};
@@ -44,18 +45,20 @@ impl Payload {
     /// # Errors
     /// The file that is missing, damaged or for another machine.
     pub fn build(description: &Description, version: &str) -> Result<Self, AddonError> {
-        let board = description.board_name()?;
+        let board = Board::load(&description.target.board)?;
         let addon = description.target.board.join("addon");
-        let words = words(description, version, &board);
+        let words = words(description, version, &board.name);
         let fill = |name: &str| -> Result<String, AddonError> {
             let path = addon.join(name);
             fill(&read_text(&path)?, &words)
                 .map_err(|what| AddonError(format!("{}: {what}", path.display())))
         };
         let program = read(&description.daemon.program)?;
-        let facts = Program::read(&program).map_err(|what| {
-            AddonError(format!("{}: {what}", description.daemon.program.display()))
-        })?;
+        let facts = Program::read(&program)
+            .and_then(|facts| board.check(&facts).map(|()| facts))
+            .map_err(|what| {
+                AddonError(format!("{}: {what}", description.daemon.program.display()))
+            })?;
         let mut files = Overlay::new();
         let mut kinds = BTreeMap::new();
         let mut add = |path: String, file: Added, kind: &'static str| {
@@ -127,7 +130,7 @@ impl Payload {
         let version = version.to_string();
         Ok(Self {
             version,
-            board,
+            board: board.name,
             files,
             live_unit,
             secrets,

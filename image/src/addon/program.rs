@@ -1,8 +1,8 @@
 //! The daemon's program: whether a DPU can run it, and what it needs there.
 
 use object::Endianness;
-use object::elf::{EM_AARCH64, ET_DYN, ET_EXEC, PT_INTERP};
-use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::elf::{EM_AARCH64, ET_DYN, ET_EXEC, PT_INTERP, SHF_ALLOC, SHF_WRITE, SHT_NOBITS};
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
 use object::{Object, ObjectSymbol};
 
 /// Describe a program.
@@ -10,6 +10,19 @@ use object::{Object, ObjectSymbol};
 pub struct Program {
     /// What it is linked with.
     pub libc: Libc,
+    /// How large it is in memory.
+    pub sections: Sections,
+}
+
+/// Count the bytes of a program in memory, by what may be done with them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sections {
+    /// Code and constants.
+    pub text: u64,
+    /// Initialised variables and relocated constants.
+    pub data: u64,
+    /// Zeroed variables.
+    pub bss: u64,
 }
 
 /// Say what libc a program is linked with.
@@ -41,9 +54,26 @@ impl Program {
         if kind != ET_EXEC && kind != ET_DYN {
             return Err(format!("found ELF type {kind}; {allowed}"));
         }
+        let mut sections = Sections::default();
+        for section in file.elf_section_table().iter() {
+            let (flags, size) = (section.sh_flags(endian), section.sh_size(endian));
+            if flags & u64::from(SHF_ALLOC) == 0 {
+                continue;
+            }
+            if flags & u64::from(SHF_WRITE) == 0 {
+                sections.text += size;
+            } else if section.sh_type(endian) == SHT_NOBITS {
+                sections.bss += size;
+            } else {
+                sections.data += size;
+            }
+        }
         let mut headers = file.elf_program_headers().iter();
         let Some(interpreter) = headers.find(|header| header.p_type(endian) == PT_INTERP) else {
-            return Ok(Self { libc: Libc::Static });
+            return Ok(Self {
+                libc: Libc::Static,
+                sections,
+            });
         };
         let interpreter = interpreter
             .interpreter(endian, bytes)
@@ -58,6 +88,7 @@ impl Program {
         }
         Ok(Self {
             libc: Libc::Glibc(newest_glibc(bytes)),
+            sections,
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// Give the top folder of the source.
 pub fn top() -> PathBuf {
@@ -32,6 +32,37 @@ pub fn fetch(item: &str) -> PathBuf {
         PathBuf::from,
     );
     cache.join(item)
+}
+
+/// Build the daemon that goes into images; `None`, said so, where there is no compiler for it.
+pub fn daemon(kind: &str) -> Option<PathBuf> {
+    let compiler = Command::new("aarch64-linux-gnu-gcc")
+        .arg("--version")
+        .output();
+    let libraries = Command::new("rustc")
+        .args([
+            "--print",
+            "target-libdir",
+            "--target",
+            "aarch64-unknown-linux-gnu",
+        ])
+        .current_dir(top())
+        .output();
+    let has_libraries = libraries
+        .is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir());
+    if compiler.is_err() || !has_libraries {
+        println!("NOT RUN: this machine has no compiler for arm64 (tests/tools installs it)");
+        return None;
+    }
+    let built = Command::new(top().join("image/daemon"))
+        .arg(kind)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(built.status.success());
+    Some(PathBuf::from(
+        String::from_utf8(built.stdout).unwrap().trim(),
+    ))
 }
 
 /// Run `dpfs-image`.
