@@ -101,6 +101,24 @@ const NUMBERS: &[(&str, &str, &str, &str)] = &[
         "IMAGE_BSS",
         "Bytes of zeroed variables that the release binary may have.",
     ),
+    (
+        "image",
+        "static_text",
+        "IMAGE_STATIC_TEXT",
+        "Bytes of code and constants that the static binary may have.",
+    ),
+    (
+        "image",
+        "static_data",
+        "IMAGE_STATIC_DATA",
+        "Bytes of initialised variables that the static binary may have.",
+    ),
+    (
+        "image",
+        "static_bss",
+        "IMAGE_STATIC_BSS",
+        "Bytes of zeroed variables that the static binary may have.",
+    ),
 ];
 
 /// Strings: section (empty at the top), key, constant, documentation.

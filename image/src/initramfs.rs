@@ -42,6 +42,40 @@ pub struct Added {
     pub data: Vec<u8>,
 }
 
+impl Added {
+    /// Give a regular file.
+    pub fn file(permissions: u32, data: Vec<u8>) -> Self {
+        let mode = S_IFREG | permissions;
+        Self { mode, data }
+    }
+
+    /// Give a folder that everybody may read.
+    pub const fn folder() -> Self {
+        Self {
+            mode: S_IFDIR | 0o755,
+            data: Vec::new(),
+        }
+    }
+
+    /// Give a symbolic link.
+    pub fn link(target: &str) -> Self {
+        Self {
+            mode: S_IFLNK | 0o777,
+            data: target.into(),
+        }
+    }
+
+    /// Tell whether it is a folder.
+    pub const fn is_folder(&self) -> bool {
+        self.mode & S_IFMT == S_IFDIR
+    }
+
+    /// Tell whether it is a symbolic link.
+    pub const fn is_link(&self) -> bool {
+        self.mode & S_IFMT == S_IFLNK
+    }
+}
+
 /// Hold what is to be added, by path without a leading "/".
 pub type Overlay = BTreeMap<String, Added>;
 
@@ -102,21 +136,109 @@ fn invalid(text: String) -> io::Error {
 /// # Errors
 /// `InvalidData` for an archive that is damaged, or compressed in another way than by gzip.
 pub fn merge(base: &[u8], added: &Overlay, mtime: u32) -> io::Result<Vec<u8>> {
-    let mut out = Vec::new();
     let mut merged = Merged {
         added,
         folders: BTreeSet::new(),
         last_ino: 0,
-        out: &mut out,
+        out: Vec::new(),
     };
-    let compressed = merged.copy_all(base)?;
+    let compressed = walk(base, &mut |entry| merged.copy(entry))?;
     merged.append(mtime)?;
     if !compressed {
-        return Ok(out);
+        return Ok(merged.out);
     }
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(&out)?;
+    encoder.write_all(&merged.out)?;
     encoder.finish()
+}
+
+/// Read the files of an initramfs whose paths, without a leading "/", are `wanted`. What several archives have comes from
+/// the last, which the kernel unpacks last.
+///
+/// # Errors
+/// As for [`merge`].
+pub fn find(base: &[u8], wanted: impl Fn(&str) -> bool) -> io::Result<Overlay> {
+    let mut found = Overlay::new();
+    walk(base, &mut |entry| {
+        let (path, mode) = (
+            plain(entry.entry().name()).to_string(),
+            entry.entry().mode(),
+        );
+        if wanted(&path) {
+            let mut data = Vec::new();
+            entry.read_to_end(&mut data)?;
+            found.insert(path, Added { mode, data });
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Read the symbolic links of an initramfs: paths without a leading "/", and what they point at.
+///
+/// # Errors
+/// As for [`merge`].
+pub fn links(base: &[u8]) -> io::Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    walk(base, &mut |entry| {
+        if entry.entry().mode() & S_IFMT == S_IFLNK {
+            let path = plain(entry.entry().name()).to_string();
+            let mut target = String::new();
+            entry.read_to_string(&mut target)?;
+            found.insert(path, target);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Show every entry of every archive of an initramfs, trailers apart; tell whether any was compressed.
+fn walk(
+    base: &[u8],
+    visit: &mut dyn FnMut(&mut Reader<&[u8]>) -> io::Result<()>,
+) -> io::Result<bool> {
+    let mut rest = base;
+    let mut compressed = false;
+    let mut archives = 0;
+    loop {
+        let zeros = rest.iter().take_while(|byte| **byte == 0).count();
+        rest = &rest[zeros..];
+        if rest.is_empty() && archives > 0 {
+            return Ok(compressed);
+        }
+        archives += 1;
+        if rest.starts_with(GZIP) {
+            compressed = true;
+            let mut inner = Vec::new();
+            let mut member = GzDecoder::new(rest);
+            member.read_to_end(&mut inner)?;
+            if inner.starts_with(GZIP) {
+                return Err(invalid("an archive that is compressed twice".into()));
+            }
+            walk(&inner, visit)?;
+            rest = member.into_inner();
+            continue;
+        }
+        if !rest.starts_with(NEWC) {
+            let known = OTHERS.iter().find(|(magic, _)| rest.starts_with(magic));
+            let found = known.map_or_else(
+                || format!("{:02x?}", &rest[..rest.len().min(6)]),
+                |(_, name)| (*name).to_string(),
+            );
+            let at = base.len() - rest.len();
+            return Err(invalid(format!(
+                "offset {at:#x}: found {found}; allowed: newc archives, plain or compressed by gzip"
+            )));
+        }
+        rest = loop {
+            let mut reader = Reader::new(rest)?;
+            if reader.entry().is_trailer() {
+                break reader.finish()?;
+            }
+            visit(&mut reader)?;
+            rest = reader.finish()?;
+        };
+    }
 }
 
 struct Merged<'a> {
@@ -124,91 +246,47 @@ struct Merged<'a> {
     /// Folders that the old archive has.
     folders: BTreeSet<String>,
     last_ino: u32,
-    out: &'a mut Vec<u8>,
+    out: Vec<u8>,
 }
 
 impl Merged<'_> {
-    /// Copy every archive of the initramfs; tell whether any was compressed.
-    fn copy_all(&mut self, base: &[u8]) -> io::Result<bool> {
-        let mut rest = base;
-        let mut compressed = false;
-        let mut archives = 0;
-        loop {
-            let zeros = rest.iter().take_while(|byte| **byte == 0).count();
-            rest = &rest[zeros..];
-            if rest.is_empty() && archives > 0 {
-                return Ok(compressed);
-            }
-            archives += 1;
-            if rest.starts_with(GZIP) {
-                compressed = true;
-                let mut inner = Vec::new();
-                let mut member = GzDecoder::new(rest);
-                member.read_to_end(&mut inner)?;
-                if inner.starts_with(GZIP) {
-                    return Err(invalid("an archive that is compressed twice".into()));
-                }
-                self.copy_all(&inner)?;
-                rest = member.into_inner();
-                continue;
-            }
-            if !rest.starts_with(NEWC) {
-                let known = OTHERS.iter().find(|(magic, _)| rest.starts_with(magic));
-                let found = known.map_or_else(
-                    || format!("{:02x?}", &rest[..rest.len().min(6)]),
-                    |(_, name)| (*name).to_string(),
-                );
-                let at = base.len() - rest.len();
-                return Err(invalid(format!(
-                    "offset {at:#x}: found {found}; allowed: newc archives, plain or compressed by gzip"
-                )));
-            }
-            rest = self.copy(rest)?;
+    /// Copy one entry, unless it is replaced.
+    fn copy(&mut self, reader: &mut Reader<&[u8]>) -> io::Result<()> {
+        let entry = reader.entry();
+        let path = plain(entry.name()).to_string();
+        self.last_ino = self.last_ino.max(entry.ino());
+        let is_folder = entry.mode() & S_IFMT == S_IFDIR;
+        let replaced = self
+            .added
+            .get(&path)
+            .is_some_and(|new| !is_folder || new.mode & S_IFMT != S_IFDIR);
+        if replaced && !is_folder && entry.nlink() > 1 {
+            // The content stands with one of the names only, perhaps with this one.
+            return Err(invalid(format!(
+                "{path}: it has other names (hard links) in the initramfs; allowed: replacing files with one name"
+            )));
         }
-    }
-
-    /// Copy one archive without what is replaced; give what is behind it.
-    fn copy<'b>(&mut self, mut rest: &'b [u8]) -> io::Result<&'b [u8]> {
-        loop {
-            let mut reader = Reader::new(rest)?;
-            let entry = reader.entry();
-            if entry.is_trailer() {
-                return reader.finish();
-            }
-            let path = plain(entry.name()).to_string();
-            self.last_ino = self.last_ino.max(entry.ino());
-            let is_folder = entry.mode() & S_IFMT == S_IFDIR;
-            let replaced = self
-                .added
-                .get(&path)
-                .is_some_and(|new| !is_folder || new.mode & S_IFMT != S_IFDIR);
-            if replaced && !is_folder && entry.nlink() > 1 {
-                // The content stands with one of the names only, perhaps with this one.
-                return Err(invalid(format!(
-                    "{path}: it has other names (hard links) in the initramfs; allowed: replacing files with one name"
-                )));
-            }
-            if is_folder {
-                self.folders.insert(path);
-            }
-            if !replaced {
-                let copy = Builder::new(entry.name())
-                    .ino(entry.ino())
-                    .mode(entry.mode())
-                    .uid(entry.uid())
-                    .gid(entry.gid())
-                    .nlink(entry.nlink())
-                    .mtime(entry.mtime())
-                    .dev_major(entry.dev_major())
-                    .dev_minor(entry.dev_minor())
-                    .rdev_major(entry.rdev_major())
-                    .rdev_minor(entry.rdev_minor());
-                let mut writer = copy.write(&mut *self.out, entry.file_size());
-                io::copy(&mut reader, &mut writer)?;
-                writer.finish()?;
-            }
-            rest = reader.finish()?;
+        if is_folder {
+            self.folders.insert(path);
         }
+        if replaced {
+            return Ok(());
+        }
+        let copy = Builder::new(entry.name())
+            .ino(entry.ino())
+            .mode(entry.mode())
+            .uid(entry.uid())
+            .gid(entry.gid())
+            .nlink(entry.nlink())
+            .mtime(entry.mtime())
+            .dev_major(entry.dev_major())
+            .dev_minor(entry.dev_minor())
+            .rdev_major(entry.rdev_major())
+            .rdev_minor(entry.rdev_minor());
+        let mut writer = copy.write(&mut self.out, entry.file_size());
+        io::copy(reader, &mut writer)?;
+        writer.finish()?;
+        Ok(())
     }
 
     /// Append what is added, and the end of the archive.
@@ -229,11 +307,11 @@ impl Merged<'_> {
                 .mode(new.mode)
                 .nlink(if is_folder { 2 } else { 1 })
                 .mtime(mtime);
-            let mut writer = builder.write(&mut *self.out, len);
+            let mut writer = builder.write(&mut self.out, len);
             writer.write_all(&new.data)?;
             writer.finish()?;
         }
-        trailer(&mut *self.out)?;
+        trailer(&mut self.out)?;
         Ok(())
     }
 }

@@ -7,8 +7,10 @@
 //!
 //! [`Stream::read`] takes a file apart without copying it, and refuses what a DPU would stumble over, with the offset;
 //! [`Stream::check`] finds what it would not notice; [`Stream::write`] makes one, byte for byte as NVIDIA's `mlx-mkbfb`
-//! does. Of what the images hold, only the initramfs is understood: [`initramfs`] adds files to it.
+//! does. Of what the images hold, the initramfs is understood ([`initramfs`] adds files to it), and `info`. [`addon`] makes
+//! what puts DPFS on a DPU.
 
+pub mod addon;
 mod header;
 pub mod initramfs;
 mod names;

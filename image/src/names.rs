@@ -77,6 +77,11 @@ impl fmt::Display for UnknownName {
 impl std::error::Error for UnknownName {}
 
 impl ImageId {
+    /// What a stream holds, for people and management software.
+    pub const INFO: Self = Self(50);
+    /// First root file system of the kernel.
+    pub const INITRAMFS: Self = Self(63);
+
     /// Find the number of a name.
     ///
     /// # Errors

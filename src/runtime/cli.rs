@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use super::budget::Budget;
 use super::config::{Config, ConfigError, units};
 use super::stats::{self, Snapshot};
-use super::{fsck, probe, serve};
+use super::{fsck, probe, selftest, serve};
 use crate::{board, log};
 
 /// What was asked for was done.
@@ -55,6 +55,8 @@ enum Command {
     Check(File),
     /// Check the stores of the kv backend, and repair them; nobody may serve them meanwhile
     Fsck(FsckArguments),
+    /// Test each configured backend through a device of this process: no host is needed, and nothing is left behind
+    Selftest(SelftestArguments),
     /// Show what a daemon did, by device and operation
     Stats(StatsArguments),
     /// Show the deferred log of a daemon with the feature defmt
@@ -80,6 +82,15 @@ struct FsckArguments {
     /// Repair what is wrong, and remove what a crash left
     #[arg(long)]
     repair: bool,
+}
+
+#[derive(Args)]
+struct SelftestArguments {
+    #[command(flatten)]
+    file: File,
+    /// Only this device's backend
+    #[arg(long, value_name = "TAG")]
+    device: Option<String>,
 }
 
 #[derive(Args)]
@@ -145,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Serve(file) => serve_command(&file.config),
         Command::Check(file) => check_command(&file.config),
         Command::Fsck(arguments) => fsck_command(&arguments),
+        Command::Selftest(arguments) => selftest_command(&arguments),
         Command::Stats(arguments) => stats_command(&arguments),
         Command::Log(arguments) => log_command(&arguments),
         Command::Devices => {
@@ -212,6 +224,16 @@ fn fsck_command(arguments: &FsckArguments) -> Result<(), Failure> {
     match left {
         false => Ok(()),
         true => Err((FAILED, "dpfs: damage is left".into())),
+    }
+}
+
+fn selftest_command(arguments: &SelftestArguments) -> Result<(), Failure> {
+    let config = load(&arguments.file.config)?;
+    let mut show = |line: &str| print(&format!("{line}\n"));
+    let failed = selftest::run(&config, arguments.device.as_deref(), &mut show);
+    match failed.map_err(|error| (FAILED, format!("dpfs: {error}")))? {
+        0 => Ok(()),
+        failed => Err((FAILED, format!("dpfs: {failed} self-tests failed"))),
     }
 }
 

@@ -32,6 +32,8 @@ pub mod qos;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
 #[cfg(feature = "daemon")]
+mod selftest;
+#[cfg(feature = "daemon")]
 mod serve;
 #[cfg(feature = "std")]
 pub mod stats;

@@ -187,7 +187,11 @@ fn session_limits(hal: &Hal) -> Limits {
     }
 }
 
-fn open_backend(device: &config::Device) -> Result<&'static dyn Backend, String> {
+/// Open a device's backend.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_backend(device: &config::Device) -> Result<&'static dyn Backend, String> {
     match &device.backend {
         config::Backend::Null { file_size } => {
             let null = Null::new(null::Config {

@@ -30,15 +30,17 @@ debian_mirror() {
     ' "${files[@]}"
 }
 
-# suite_apt SUITE TOOL ARGUMENT...: apt-get or apt-cache, seeing SUITE and nothing else.
+# suite_apt SUITE TOOL ARGUMENT...: apt-get or apt-cache, seeing SUITE and nothing else. A name that ends in "-arm64" is
+# the suite's packages for that architecture.
 suite_apt() {
-    local home=$cache/apt/$1 tool=$2
+    local home=$cache/apt/$1 tool=$2 other=()
+    [[ $1 != *-arm64 ]] || other=(-o APT::Architecture=arm64 -o APT::Architectures=arm64)
     shift 2
     "$tool" -qq \
         -o Dir::State="$home" -o Dir::State::status="$home/status" -o Dir::Cache="$home" \
         -o Dir::Etc::sourcelist="$home/sources.list" -o Dir::Etc::sourceparts=/dev/null \
         -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null \
-        -o APT::Sandbox::User=root -o APT::Install-Recommends=false \
+        -o APT::Sandbox::User=root -o APT::Install-Recommends=false "${other[@]}" \
         -o Acquire::Languages=none -o Acquire::Retries=3 \
         -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false \
         "$@"
@@ -56,7 +58,7 @@ suite_ready_locked() {
     mkdir -p "$home/lists/partial" "$home/archives/partial"
     : >"$home/status"
     printf '%s [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
-        "$kind" "$mirror" "${suite%-src}" >"$home/sources.list"
+        "$kind" "$mirror" "${suite%-*}" >"$home/sources.list"
     say "reading the package lists of $suite"
     if ! suite_apt "$suite" apt-get update >"$home/update.log" 2>&1; then
         cat "$home/update.log" >&2

@@ -12,6 +12,8 @@ use dpfs::wire::vhost_user::ProtocolFeatures;
 use dpfs_fuzz::tape::Writer;
 use dpfs_fuzz::{fuse_decode, vhost_user_message, virtq_chain};
 use dpfs_harness::{Message, samples};
+use dpfs_image::initramfs::{self, Added, Overlay};
+use dpfs_image::{Image, ImageId, Stream};
 
 const CONFIGS: [(&str, &str); 4] = [
     (
@@ -242,6 +244,40 @@ fn vhost_user_message() {
     write("vhost_user_message", "every_number", &tape.finish());
 }
 
+fn boot_stream() {
+    let image = |name: &str, version, data: &[u8]| Image {
+        id: ImageId::of(name).expect("a name"),
+        version,
+        data: data.to_vec().into(),
+    };
+    let put = |name: &str, images: Vec<Image>, trailing: &[u8]| {
+        let mut bytes = Vec::new();
+        let stream = Stream { images, trailing };
+        stream.write(&mut bytes, |_| ()).expect("a Vec takes all");
+        write("boot_stream", name, &bytes);
+    };
+    put("smallest", vec![image("boot-desc", 0, b"Linux")], b"");
+    let versions = [0, 1, 2].map(|version| image("boot-args", version, b"console=hvc0"));
+    put("versions", versions.to_vec(), b"");
+    let cut = vec![image("bl2", 1, b"1"), image("image", 0, b"")];
+    put("with_a_script", cut, b"UPDATE_DPU_OS=no\n");
+    let mut files = Overlay::from([
+        ("etc".to_string(), Added::folder()),
+        (
+            "etc/passwd".to_string(),
+            Added::file(0o644, b"root\n".to_vec()),
+        ),
+        ("lib".to_string(), Added::link("usr/lib")),
+    ]);
+    let end = b"07070100000000000000000000000000000000000000010000000000000000000000000000000000000000000000000000000b00000000TRAILER!!!\0\0\0\0";
+    let plain = initramfs::merge(end, &files, 0).expect("an empty archive");
+    put("initramfs", vec![image("initramfs", 0, &plain)], b"");
+    files.insert("init".into(), Added::file(0o755, vec![7; 300]));
+    let more = initramfs::merge(end, &files, 1).expect("an empty archive");
+    let both = [plain, vec![0; 512], more].concat();
+    put("archives", vec![image("initramfs", 0, &both)], b"");
+}
+
 fn main() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let _ = fs::remove_dir_all(seeds);
@@ -251,6 +287,7 @@ fn main() {
     for (name, text) in REPLIES {
         write("resp_reply", name, text.as_bytes());
     }
+    boot_stream();
     fuse_decode();
     virtq_chain();
     vhost_user_message();

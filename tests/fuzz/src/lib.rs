@@ -5,6 +5,7 @@
 //! anything can still be anything. [`tape`] reads and writes them, so that `cargo run --example seeds` can make seeds
 //! out of real requests.
 
+pub mod boot_stream;
 pub mod config;
 pub mod fuse_decode;
 pub mod guest;

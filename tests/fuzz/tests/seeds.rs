@@ -22,6 +22,11 @@ fn replay(target: &str, run: fn(&[u8]) -> usize) {
 }
 
 #[test]
+fn boot_stream() {
+    replay("boot_stream", dpfs_fuzz::boot_stream::run);
+}
+
+#[test]
 fn config() {
     replay("config", dpfs_fuzz::config::run);
 }

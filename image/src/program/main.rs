@@ -1,23 +1,22 @@
-//! `dpfs-image`: lists, checks, takes apart and makes BlueField boot streams.
+//! `dpfs-image`: lists, checks, takes apart and makes BlueField boot streams, and the add-on that puts DPFS on a DPU.
+
+mod addon;
+mod files;
 
 use std::borrow::Cow;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use dpfs_image::{HEADER_LEN, Image, ImageId, MAX_VERSION, NAMES, Stream, Trailing, initramfs};
-use indicatif::{ProgressBar, ProgressStyle};
-use memmap2::Mmap;
 use serde_json::json;
+
+use files::{Mapped, read, source_date, write};
 
 /// What is wrong, in words.
 type Outcome<T> = Result<T, String>;
-
-/// Streams above this many bytes get a progress bar on a terminal.
-const LARGE: u64 = 64 << 20;
 
 /// Lists, checks, takes apart and makes BlueField boot streams (BFB)
 #[derive(Parser)]
@@ -83,6 +82,8 @@ enum Command {
         #[arg(long, short)]
         output: PathBuf,
     },
+    /// Make the add-on that puts DPFS on a DPU, with a bill of materials and checksums
+    Addon(addon::AddonArguments),
     /// List the names of images, in the order of a stream
     Names,
 }
@@ -159,6 +160,7 @@ fn run(command: Command) -> Outcome<()> {
             write(&stream, &output)
         }
         Command::Overlay { root, base, output } => add_files(&root, &base, &output),
+        Command::Addon(arguments) => addon::run(&arguments),
         Command::Names => {
             for (name, id) in NAMES {
                 println!("{name:<20}{:>3}", id.0);
@@ -166,55 +168,6 @@ fn run(command: Command) -> Outcome<()> {
             Ok(())
         }
     }
-}
-
-/// Hold a file in memory, page by page as it is read.
-enum Mapped {
-    Empty,
-    Map(Mmap),
-}
-
-impl Mapped {
-    fn open(path: &Path) -> Outcome<Self> {
-        let failed = |error| format!("{}: {error}", path.display());
-        let file = File::open(path).map_err(failed)?;
-        if file.metadata().map_err(failed)?.len() == 0 {
-            return Ok(Self::Empty);
-        }
-        // SAFETY: nobody is to change an image while it is worked on; who does gets a wrong result or a signal, as with
-        // any program that maps its input.
-        unsafe { Mmap::map(&file) }.map(Self::Map).map_err(failed)
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Empty => &[],
-            Self::Map(map) => map,
-        }
-    }
-}
-
-fn bar(len: u64, what: &'static str) -> ProgressBar {
-    if len < LARGE {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes}");
-    let bar = ProgressBar::new(len).with_message(what);
-    style.map_or(bar.clone(), |style| {
-        bar.with_style(style.progress_chars("# "))
-    })
-}
-
-fn read<'a>(path: &Path, map: &'a Mapped, trailing: Trailing) -> Outcome<Stream<'a>> {
-    let bytes = map.bytes();
-    let bar = bar(bytes.len() as u64, "reading");
-    let stream = Stream::read(bytes, trailing, |done| bar.set_position(done as u64));
-    bar.finish_and_clear();
-    let stream = stream.map_err(|error| format!("{}: {error}", path.display()))?;
-    if stream.images.is_empty() {
-        return Err(format!("{}: the file is empty", path.display()));
-    }
-    Ok(stream)
 }
 
 impl Input {
@@ -262,44 +215,6 @@ fn add(stream: &mut Stream<'_>, images: &[String]) -> Outcome<()> {
     Ok(())
 }
 
-/// Write a stream beside its place, and put it there when it is whole.
-fn write(stream: &Stream<'_>, path: &Path) -> Outcome<()> {
-    let failed = |error| format!("{}: {error}", path.display());
-    let mut name = path.file_name().ok_or("the output is no file")?.to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    let len: usize = stream
-        .images
-        .iter()
-        .map(|image| HEADER_LEN + image.data.len())
-        .sum();
-    let bar = bar(len as u64, "writing");
-    let mut file = BufWriter::new(File::create(&new).map_err(failed)?);
-    let written = stream
-        .write(&mut file, |done| bar.set_position(done as u64))
-        .and_then(|()| file.flush())
-        .and_then(|()| fs::rename(&new, path));
-    bar.finish_and_clear();
-    written.map_err(|error| {
-        let _ = fs::remove_file(&new);
-        failed(error)
-    })
-}
-
-/// Give the time of what is added: `SOURCE_DATE_EPOCH`, or 1970, never that of this machine.
-fn source_date() -> Outcome<u32> {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
-    match std::env::var(NAME) {
-        Err(_) => Ok(0),
-        Ok(text) => text.parse().map_err(|_| {
-            format!(
-                "{NAME} = {text:?}; allowed: seconds since 1970, 0 to {}",
-                u32::MAX
-            )
-        }),
-    }
-}
-
 fn add_files(root: &Path, base: &Path, output: &Path) -> Outcome<()> {
     let mtime = source_date()?;
     let added = initramfs::overlay(root).map_err(|error| format!("{}: {error}", root.display()))?;
@@ -307,7 +222,7 @@ fn add_files(root: &Path, base: &Path, output: &Path) -> Outcome<()> {
     let mut stream = read(base, &map, Trailing::Allow)?;
     let mut found = false;
     for image in &mut stream.images {
-        if image.id == ImageId::of("initramfs").map_err(|error| error.to_string())? {
+        if image.id == ImageId::INITRAMFS {
             found = true;
             let merged = initramfs::merge(&image.data, &added, mtime).map_err(|error| {
                 let version = image.version;

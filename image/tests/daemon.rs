@@ -1,0 +1,87 @@
+//! The daemon that goes into images: what it is linked with, how large it is, and that it runs on a Cortex-A72.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::top;
+use dpfs_image::addon::{Board, Libc, Program};
+use tempfile::TempDir;
+
+fn built(kind: &str) -> Option<(PathBuf, Vec<u8>)> {
+    let path = common::daemon(kind)?;
+    let bytes = fs::read(&path).unwrap();
+    Some((path, bytes))
+}
+
+#[test]
+fn both_kinds_keep_to_the_budget_and_need_what_they_say() {
+    let board = Board::load(&top().join("board/bluefield2")).unwrap();
+    for kind in ["static", "dynamic"] {
+        let Some((_, bytes)) = built(kind) else {
+            return;
+        };
+        let program = Program::read(&bytes).unwrap();
+        println!(
+            "{kind}, {} bytes: {:?} of {:?}",
+            bytes.len(),
+            program.sections,
+            board.budget(&program.libc)
+        );
+        board.check(&program).unwrap();
+        assert!(program.sections.text > 1 << 20, "sections were read");
+        match program.libc {
+            Libc::Static => assert_eq!(kind, "static"),
+            // Ubuntu 22.04's, the oldest that a DPU's OS has.
+            Libc::Glibc(minor) => assert!(kind == "dynamic" && minor <= 34, "2.{minor}"),
+        }
+        assert!(!Program::has_symbols(&bytes));
+        for word in [top().to_str().unwrap(), &std::env::var("HOME").unwrap()] {
+            let tells = word.len() > 1
+                && bytes
+                    .windows(word.len())
+                    .any(|window| window == word.as_bytes());
+            assert!(!tells, "{kind}: {word} is in it");
+        }
+    }
+}
+
+/// QEMU's Cortex-A72 takes an instruction that the real one lacks (LSE atomics) for what it is there: illegal.
+#[test]
+fn both_kinds_serve_on_a_cortex_a72() {
+    if Command::new("qemu-aarch64")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        println!("NOT RUN: qemu-aarch64 is not installed (tests/tools installs it)");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("dpfs.toml");
+    let text = "[[device]]\ntag = \"store\"\nhal = { kind = \"vhost-user\", socket = \"/run/a.sock\" }\n\
+                backend = { kind = \"kv\", engine = \"embedded\", path = \":memory:\", memory = \"16MiB\" }\n";
+    fs::write(&config, text).unwrap();
+    for kind in ["static", "dynamic"] {
+        let Some((path, _)) = built(kind) else { return };
+        let mut command = Command::new("qemu-aarch64");
+        command.args(["-cpu", "cortex-a72"]);
+        if kind == "dynamic" {
+            command.args([Path::new("-L"), Path::new("/usr/aarch64-linux-gnu")]);
+        }
+        let output = command
+            .arg(path)
+            .args(["selftest", "-c"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        print!("{text}");
+        assert!(
+            output.status.success() && text.contains("selftest store: ok"),
+            "{kind}: {output:?}"
+        );
+    }
+}
