@@ -8,11 +8,12 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::config::units::rough_size;
-use super::config::{Backend, Config, Device, Hal, Kv, Limits, Local};
+use super::config::{self, Backend, Config, Device, Hal, Kv, Limits, Local};
 use super::stats;
 use crate::backend::kv::embedded::Embedded;
 use crate::backend::kv::tree::{Tree, TreeVolume};
 use crate::backend::local::{self, LocalVolume};
+use crate::backend::nfs::{Nfs, NfsVolume};
 use crate::board;
 use crate::fuse::{self, Dispatcher};
 use crate::hal::fuse_dev::FuseQueue;
@@ -57,11 +58,12 @@ impl Budget {
             ),
             tables * table + cores.min(tables) * dispatcher,
         );
-        if let Backend::Local(local) = &device.backend {
-            self.add_local(device, local, tables * u64::from(lane_depth));
-        }
-        if let Backend::Kv(kv) = &device.backend {
-            self.add_kv(device, kv, tables * u64::from(lane_depth));
+        let slots = tables * u64::from(lane_depth);
+        match &device.backend {
+            Backend::Null { .. } => {}
+            Backend::Local(local) => self.add_local(device, local, slots),
+            Backend::Kv(kv) => self.add_kv(device, kv, slots),
+            Backend::Nfs(nfs) => self.add_nfs(device, nfs, slots, cores.min(tables)),
         }
         if let Hal::Snap { .. } = device.hal {
             self.add(
@@ -97,6 +99,28 @@ impl Budget {
         self.add(
             format!("device \"{}\": cached pages", device.tag),
             kv.memory,
+        );
+    }
+
+    /// Each core has tasks of its own besides those of the host's requests, and connections.
+    fn add_nfs(&mut self, device: &Device, nfs: &config::Nfs, slots: u64, cores: u64) {
+        let Limits {
+            nodes, open_files, ..
+        } = device.limits;
+        self.add(
+            format!(
+                "device \"{}\": {nodes} nodes, {open_files} open files",
+                device.tag
+            ),
+            NfsVolume::footprint(nodes, open_files) as u64,
+        );
+        let requests = slots.div_ceil(cores) as u32;
+        self.add(
+            format!(
+                "device \"{}\": {cores} clients of {requests} requests, {} connections each",
+                device.tag, nfs.connections
+            ),
+            cores * Nfs::footprint(requests, nfs.connections) as u64,
         );
     }
 

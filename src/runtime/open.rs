@@ -11,6 +11,7 @@ use super::warden::{self, Task};
 use crate::backend::kv::embedded;
 use crate::backend::kv::served::{self, EmbeddedVolume};
 use crate::backend::local::{self, LocalVolume};
+use crate::backend::nfs::{self, NfsVolume};
 use crate::backend::null::{self, Null};
 use crate::fuse::{FileSystem, Limits, Session};
 use crate::hal::fuse_dev::{self, FuseMount};
@@ -66,6 +67,43 @@ impl Backend for EmbeddedVolume {
     fn open_files(&self) -> u64 {
         0
     }
+}
+
+impl Backend for NfsVolume {
+    fn attach(&'static self, slots: u32) -> Result<Box<dyn FileSystem>, String> {
+        Ok(Box::new(Self::attach(self, slots)?))
+    }
+
+    fn nodes(&self) -> u64 {
+        Self::nodes(self).into()
+    }
+
+    fn open_files(&self) -> u64 {
+        Self::open_files(self).into()
+    }
+}
+
+fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVolume, String> {
+    nfs::served::open(&nfs::served::Config {
+        server: nfs.server.clone(),
+        port: nfs.port,
+        export: nfs.export.clone(),
+        minor: nfs.minor,
+        connections: nfs.connections,
+        soft: nfs.soft,
+        timeo: nfs.timeo,
+        retrans: nfs.retrans,
+        reserved_port: nfs.reserved_port,
+        cache: match nfs.cache {
+            config::Cache::None => nfs::Cache::None,
+            config::Cache::Auto => nfs::Cache::Auto,
+            config::Cache::Always => nfs::Cache::Always,
+        },
+        read_only: nfs.read_only,
+        anonymous: nfs.anonymous,
+        limits: (device.limits.nodes, device.limits.open_files),
+        tag: device.tag.clone(),
+    })
 }
 
 fn open_kv(kv: &config::Kv, limits: &config::Limits) -> Result<EmbeddedVolume, String> {
@@ -209,6 +247,10 @@ pub fn open_backend(device: &config::Device) -> Result<&'static dyn Backend, Str
             let volume = open_kv(kv, &device.limits);
             let volume = volume.map_err(|error| format!("{}: {error}", place.display()))?;
             Ok(Box::leak(Box::new(volume)))
+        }
+        config::Backend::Nfs(nfs) => {
+            let volume = open_nfs(device, nfs);
+            Ok(volume.map_err(|error| format!("nfs: {error}"))?)
         }
     }
 }

@@ -7,6 +7,7 @@ use core::fmt;
 use std::ffi::CString;
 use std::fs;
 use std::io::ErrorKind;
+use std::net::ToSocketAddrs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -16,7 +17,7 @@ use std::vec::Vec;
 
 use super::budget::Budget;
 use super::config::units::rough_size;
-use super::config::{Backend, Config, Device, Hal, Kv, Local, Sandbox};
+use super::config::{Backend, Config, Device, Hal, Kv, Local, Nfs, Sandbox};
 use super::stats::{Snapshot, State};
 use crate::sys::sandbox::{Limit, limit, space, unshare};
 use crate::sys::{access, affinity, creds, device, identity};
@@ -65,12 +66,14 @@ pub fn all(config: &Config) -> Vec<Finding> {
                 note(name("mountpoint"), self::mountpoint(mountpoint));
             }
         }
-        if let Backend::Local(local) = &device.backend {
-            note(name("path"), directory(local));
-            note(name("io_uring"), io_uring(device));
-        }
-        if let Backend::Kv(kv) = &device.backend {
-            note(name("path"), store(kv));
+        match &device.backend {
+            Backend::Null { .. } => {}
+            Backend::Local(local) => {
+                note(name("path"), directory(local));
+                note(name("io_uring"), io_uring(device));
+            }
+            Backend::Kv(kv) => note(name("path"), store(kv)),
+            Backend::Nfs(nfs) => note(name("server"), server(nfs)),
         }
     }
     findings
@@ -180,6 +183,18 @@ fn users_name_spaces() -> Result<String, String> {
         }
     }
     Ok("empty root by pivot_root, in a name space of users".into())
+}
+
+/// Look the server up. Whether it gives the export shows when it is asked, at the start.
+fn server(nfs: &Nfs) -> Result<String, String> {
+    let found = (nfs.server.as_str(), nfs.port).to_socket_addrs();
+    let found = found
+        .map_err(|error| format!("{}: {error}", nfs.server))?
+        .next();
+    match found {
+        Some(address) => Ok(format!("{}: {address}, not connected to", nfs.server)),
+        None => Err(format!("{}: has no address", nfs.server)),
+    }
 }
 
 /// Look whether a store is there, or can be made. Opening it would lock it.

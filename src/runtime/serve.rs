@@ -129,6 +129,7 @@ fn describe(device: &config::Device) -> Description {
         config::Backend::Null { .. } => "null",
         config::Backend::Local(_) => "local",
         config::Backend::Kv(_) => "kv",
+        config::Backend::Nfs(_) => "nfs",
     };
     Description {
         tag: device.tag.clone(),

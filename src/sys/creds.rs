@@ -20,6 +20,8 @@ pub mod cap {
     pub const SETGID: u32 = 6;
     /// Change users.
     pub const SETUID: u32 = 7;
+    /// Bind ports below 1024.
+    pub const NET_BIND_SERVICE: u32 = 10;
     /// Mount; trusted extended attributes.
     pub const SYS_ADMIN: u32 = 21;
     /// Raise limits.

@@ -56,7 +56,9 @@ impl Nfs {
         self.slots.set_limit(most.min(self.most_slots));
         if sequence.flags & SequenceResult::REVOKED != 0 && !self.warned {
             self.warned = true;
-            crate::log::warn!("nfs: the server revoked state; files are opened again as they are used");
+            crate::log::warn!(
+                "nfs: the server revoked state; files are opened again as they are used"
+            );
         }
     }
 
@@ -189,7 +191,11 @@ impl Nfs {
                     ffree: found.files[1],
                     bsize: UNIT as u32,
                     frsize: UNIT as u32,
-                    namelen: if found.max_name == 0 { 255 } else { found.max_name },
+                    namelen: if found.max_name == 0 {
+                        255
+                    } else {
+                        found.max_name
+                    },
                     ..Kstatfs::default()
                 };
                 if let Op::Statfs(reply) = self.finish(handle) {
@@ -302,7 +308,8 @@ impl Nfs {
                         Ok(entry) => entry,
                         Err(errno) => {
                             volume.leave(Leftover::Open(made, open.stateid, user));
-                            return Ok(reply.err(errno));
+                            reply.err(errno);
+                            return Ok(());
                         }
                     };
                     let file = free_file(&opening, entry.node.0, made, user);
@@ -394,7 +401,12 @@ impl Nfs {
         Ok(())
     }
 
-    fn answer_entry(&mut self, reply: Reply<crate::fuse::Entry>, found: Handle, attr: &FileAttr<'_>) {
+    fn answer_entry(
+        &mut self,
+        reply: Reply<crate::fuse::Entry>,
+        found: Handle,
+        attr: &FileAttr<'_>,
+    ) {
         match self.volume.entry(found, attr, reply.epoch()) {
             Ok(entry) => reply.ok(entry),
             Err(errno) => reply.err(errno),
@@ -443,7 +455,9 @@ impl Nfs {
             }
             _ => remove_call(call, &args.handles[0], args.name(0)),
         });
-        if let Some(Op::Remove { step: at, .. }) = self.tasks.get_mut(handle).map(|task| &mut task.op) {
+        if let Some(Op::Remove { step: at, .. }) =
+            self.tasks.get_mut(handle).map(|task| &mut task.op)
+        {
             *at = step;
         }
     }
@@ -465,7 +479,9 @@ impl Nfs {
             }
             _ => rename_call(call, &RenamePart(&args.handles[0], args.name(0)), &to),
         });
-        if let Some(Op::Rename { step: at, .. }) = self.tasks.get_mut(handle).map(|task| &mut task.op) {
+        if let Some(Op::Rename { step: at, .. }) =
+            self.tasks.get_mut(handle).map(|task| &mut task.op)
+        {
             *at = step;
         }
     }
@@ -531,7 +547,11 @@ impl Nfs {
         });
     }
 
-    fn answer_directory(&mut self, handle: TaskId, mut results: Results<'_>) -> Result<(), Trouble> {
+    fn answer_directory(
+        &mut self,
+        handle: TaskId,
+        mut results: Results<'_>,
+    ) -> Result<(), Trouble> {
         let volume = self.volume;
         let (verifier, mut entries) = ok(results.readdir())?;
         let Some(task) = self.tasks.get(handle) else {
@@ -580,8 +600,8 @@ impl Nfs {
                         None
                     } else {
                         let known = entry.attr.handle.filter(|_| entry.attr.error == 0);
-                        let found = known
-                            .and_then(|found| volume.entry(found, &entry.attr, epoch).ok());
+                        let found =
+                            known.and_then(|found| volume.entry(found, &entry.attr, epoch).ok());
                         reply.push(at, found.as_ref(), ino, entry.cookie, kind, entry.name)
                     }
                 }

@@ -274,11 +274,11 @@ impl Nfs {
         let body = link.body;
         let mut pieces = Pieces::default();
         let mut direct = 0;
-        if let Some(body) = body {
-            if let Some(Op::Read { reply, .. }) = self.tasks.get(body.task).map(|task| &task.op) {
-                pieces.segments(reply.buffers(), body.at, body.left);
-                direct = pieces.len();
-            }
+        if let Some(body) = body
+            && let Some(Op::Read { reply, .. }) = self.tasks.get(body.task).map(|task| &task.op)
+        {
+            pieces.segments(reply.buffers(), body.at, body.left);
+            direct = pieces.len();
         }
         pieces.room(&mut link.buffer[link.end..]);
         let asked = pieces.len();

@@ -82,7 +82,12 @@ pub struct Nfs {
 }
 
 /// Make an open file that the server knows nothing of yet.
-pub(super) fn free_file(opening: &Opening, node: u64, handle: Handle, user: Credentials) -> OpenFile {
+pub(super) fn free_file(
+    opening: &Opening,
+    node: u64,
+    handle: Handle,
+    user: Credentials,
+) -> OpenFile {
     OpenFile {
         node,
         handle,
@@ -148,7 +153,11 @@ impl Nfs {
     /// Give the bytes of arena that the client of a core needs.
     pub const fn footprint(requests: u32, connections: u32) -> usize {
         let count = requests + OWN;
-        let links = if connections == 0 { 1 } else { connections as usize };
+        let links = if connections == 0 {
+            1
+        } else {
+            connections as usize
+        };
         SlotMap::<Task>::footprint(count)
             + (count as usize + 1) * (CALL_ROOM + size_of::<Args>())
             + (2 * count as usize + 2) * size_of::<TaskId>()
@@ -459,14 +468,7 @@ impl Nfs {
         );
     }
 
-    fn list(
-        &mut self,
-        rq: &Request,
-        node: NodeId,
-        fh: Fh,
-        position: u64,
-        op: Op,
-    ) {
+    fn list(&mut self, rq: &Request, node: NodeId, fh: Fh, position: u64, op: Op) {
         let file = match self.volume.opened(fh) {
             Ok(file) if file.access == 0 => file,
             Ok(file) => {
@@ -877,7 +879,11 @@ impl FileSystem for Nfs {
             owner: self.volume.number(),
             sets: truncate,
         };
-        let with = if truncate { With::Current } else { With::Nothing };
+        let with = if truncate {
+            With::Current
+        } else {
+            With::Nothing
+        };
         let user = self.caller(&rq.caller, None);
         self.start(Op::Open(reply, opening), user, None, with, |call| {
             let mut call = open_call(call, &opening);
@@ -913,7 +919,11 @@ impl FileSystem for Nfs {
             owner: self.volume.number(),
             sets: exclusive,
         };
-        let with = if exclusive { With::Current } else { With::Nothing };
+        let with = if exclusive {
+            With::Current
+        } else {
+            With::Nothing
+        };
         let user = self.caller(&rq.caller, how.group);
         let set = Settable {
             mode: Some(how.mode & 0o7777),
@@ -1119,9 +1129,13 @@ impl FileSystem for Nfs {
             }
         }
         let user = self.caller(&rq.caller, None);
-        self.start(Op::Access(reply, wanted), user, None, With::Nothing, |call| {
-            call.sequence(false).putfh(&fh).access(wanted | 0x02)
-        });
+        self.start(
+            Op::Access(reply, wanted),
+            user,
+            None,
+            With::Nothing,
+            |call| call.sequence(false).putfh(&fh).access(wanted | 0x02),
+        );
     }
 
     fn fallocate(

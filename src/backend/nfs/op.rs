@@ -114,6 +114,10 @@ pub enum Op {
 
 /// Say how far a REMOVE or RENAME is.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives in a task's fixed memory: there is no heap"
+)]
 pub enum Step {
     /// The name that goes is looked at.
     Look,

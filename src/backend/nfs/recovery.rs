@@ -255,7 +255,12 @@ impl Nfs {
         }
     }
 
-    fn take_answer(&mut self, at: usize, ask: &Ask, mut results: Results<'_>) -> Result<Next, Trouble> {
+    fn take_answer(
+        &mut self,
+        at: usize,
+        ask: &Ask,
+        mut results: Results<'_>,
+    ) -> Result<Next, Trouble> {
         match ask {
             Ask::Nothing => Err(Trouble::Malformed),
             Ask::Exchange => {
@@ -276,7 +281,8 @@ impl Nfs {
                     standing.complete
                 };
                 self.session = made.session;
-                self.slots.begin(made.fore.max_requests.min(self.tasks.capacity()));
+                self.slots
+                    .begin(made.fore.max_requests.min(self.tasks.capacity()));
                 self.most_slots = made.fore.max_requests.min(self.tasks.capacity());
                 self.request_room = made.fore.max_request;
                 self.response_room = made.fore.max_response;

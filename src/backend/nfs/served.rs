@@ -66,7 +66,9 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
         .next()
         .ok_or_else(|| format!("{}: no address", config.server))?;
     let mut found = Err(Status::ERR_MINOR_VERS_MISMATCH);
-    let minors: Vec<u32> = config.minor.map_or(std::vec![2, 1], |minor| std::vec![minor]);
+    let minors: Vec<u32> = config
+        .minor
+        .map_or(std::vec![2, 1], |minor| std::vec![minor]);
     let mut used = 0;
     for minor in minors {
         used = minor;
@@ -76,7 +78,11 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
         }
     }
     let mounted = found.map_err(|status| {
-        format!("the server does not give {}: NFS4{}", config.export, status.name())
+        format!(
+            "the server does not give {}: NFS4{}",
+            config.export,
+            status.name()
+        )
     })?;
     let settings = Settings {
         max_read: mounted.sizes.0.clamp(4096, LARGEST) as u32,
@@ -139,7 +145,11 @@ fn volume(
 }
 
 /// Ask the server for the export, as a client of its own that goes away with its lease.
-fn mount(config: &Config, server: SocketAddr, minor: u32) -> Result<Result<Mounted, Status>, String> {
+fn mount(
+    config: &Config,
+    server: SocketAddr,
+    minor: u32,
+) -> Result<Result<Mounted, Status>, String> {
     let nothing = Mounted {
         root: Handle::EMPTY,
         fsid: (0, 0),
@@ -170,7 +180,10 @@ fn mount(config: &Config, server: SocketAddr, minor: u32) -> Result<Result<Mount
             return Ok(Err(status));
         }
         if started.elapsed() > PATIENCE {
-            return Err(format!("{server}: no answer within {} s", PATIENCE.as_secs()));
+            return Err(format!(
+                "{server}: no answer within {} s",
+                PATIENCE.as_secs()
+            ));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -267,7 +267,11 @@ impl NfsVolume {
             uid: number_of(found.owner),
             gid: number_of(found.group),
             rdev: encode_dev(found.device.0, found.device.1),
-            blksize: self.settings.max_read.min(self.settings.max_write).max(4096),
+            blksize: self
+                .settings
+                .max_read
+                .min(self.settings.max_write)
+                .max(4096),
             flags: 0,
         }
     }
@@ -318,6 +322,10 @@ impl NfsVolume {
     ///
     /// # Errors
     /// `ENFILE` when too many are open, `ESTALE` without such a node; the file comes back.
+    #[expect(
+        clippy::result_large_err,
+        reason = "there is no heap to put the file on"
+    )]
     pub(super) fn enter(
         &self,
         file: OpenFile,
@@ -361,7 +369,11 @@ impl NfsVolume {
     pub(super) fn closed(&self, node: u64) -> Option<Silly> {
         let silly = self.nodes.update(node, |_, node| {
             node.opens = node.opens.saturating_sub(1);
-            if node.opens == 0 { node.silly.take() } else { None }
+            if node.opens == 0 {
+                node.silly.take()
+            } else {
+                None
+            }
         });
         self.nodes.close(node);
         silly.flatten()
@@ -411,17 +423,21 @@ impl NfsVolume {
             opens: 0,
             silly: None,
         };
-        let kept = self.nodes.look_up(*handle, make, epoch).ok().and_then(|id| {
-            let kept = self.nodes.update(id, |_, node| {
-                let open = node.opens > 0;
-                if open {
-                    node.silly = Some(silly);
-                }
-                open
+        let kept = self
+            .nodes
+            .look_up(*handle, make, epoch)
+            .ok()
+            .and_then(|id| {
+                let kept = self.nodes.update(id, |_, node| {
+                    let open = node.opens > 0;
+                    if open {
+                        node.silly = Some(silly);
+                    }
+                    open
+                });
+                self.nodes.forget(id, 1);
+                kept
             });
-            self.nodes.forget(id, 1);
-            kept
-        });
         // It was closed meanwhile.
         if kept != Some(true) {
             self.leave(Leftover::Name(silly, user));
@@ -446,7 +462,10 @@ impl NfsVolume {
             && name.starts_with(b".nfs")
             && name[4..].iter().all(u8::is_ascii_hexdigit);
         let own = self.silly_name(0);
-        (silly, silly && name[4..12] == own[4..12] && name[12..20] != own[12..20])
+        (
+            silly,
+            silly && name[4..12] == own[4..12] && name[12..20] != own[12..20],
+        )
     }
 }
 

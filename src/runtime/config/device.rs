@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use super::daemon::{absolute, or};
 use super::document::{Field, Section};
-use super::{Backend, Cache, Device, Hal, Kv, Limits, Local};
+use super::{Backend, Cache, Device, Hal, Kv, Limits, Local, nfs};
 use crate::backend::local;
 use crate::board;
 use crate::wire::open_flags::ClientArch;
@@ -38,17 +38,22 @@ enum HalKind {
     Snap,
 }
 
-const BACKENDS: [(&str, BackendKind); 3] = [
+const BACKENDS: [(&str, BackendKind); 4] = [
     ("null", BackendKind::Null),
     ("local", BackendKind::Local),
     ("kv", BackendKind::Kv),
+    ("nfs", BackendKind::Nfs),
 ];
+
+/// The kinds as errors name them.
+const BACKEND_KINDS: &str = "\"null\", \"local\", \"kv\", \"nfs\"";
 
 #[derive(Clone, Copy)]
 enum BackendKind {
     Null,
     Local,
     Kv,
+    Nfs,
 }
 
 /// Engines of the `kv` backend.
@@ -60,7 +65,7 @@ const LAYOUTS: [(&str, ()); 1] = [("tree", ())];
 /// Path of a store that is in memory alone.
 const IN_MEMORY: &str = ":memory:";
 
-const CACHES: [(&str, Cache); 3] = [
+pub(super) const CACHES: [(&str, Cache); 3] = [
     ("none", Cache::None),
     ("auto", Cache::Auto),
     ("always", Cache::Always),
@@ -218,10 +223,8 @@ fn hal(field: &Field) -> Option<(Hal, Range<usize>)> {
 }
 
 fn backend(field: &Field) -> Option<Backend> {
-    let section = field.section("a table with a kind: \"null\", \"local\", \"kv\"")?;
-    let kind = section
-        .need("kind", "\"null\", \"local\", \"kv\"")?
-        .choice(&BACKENDS)?;
+    let section = field.section(&format!("a table with a kind: {BACKEND_KINDS}"))?;
+    let kind = section.need("kind", BACKEND_KINDS)?.choice(&BACKENDS)?;
     match kind {
         BackendKind::Null => {
             section.only(&["kind", "file_size"]);
@@ -232,6 +235,7 @@ fn backend(field: &Field) -> Option<Backend> {
         }
         BackendKind::Local => local(&section).map(Backend::Local),
         BackendKind::Kv => kv(&section).map(Backend::Kv),
+        BackendKind::Nfs => nfs::read(&section).map(Backend::Nfs),
     }
 }
 

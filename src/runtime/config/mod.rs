@@ -12,6 +12,7 @@
 mod daemon;
 mod device;
 mod document;
+mod nfs;
 mod problem;
 pub mod units;
 mod whole;
@@ -23,6 +24,7 @@ use std::vec::Vec;
 use toml::de::DeTable;
 
 use self::document::Section;
+pub use self::nfs::Nfs;
 use self::problem::Problems;
 pub use self::problem::{ConfigError, Problem};
 use super::Polling;
@@ -160,6 +162,15 @@ pub enum Backend {
     Local(Local),
     /// A file system on a key-value engine.
     Kv(Kv),
+    /// An export of an NFS server.
+    Nfs(Nfs),
+}
+
+impl Backend {
+    /// Tell whether it talks over the network while it serves.
+    pub const fn needs_network(&self) -> bool {
+        matches!(self, Self::Nfs(_))
+    }
 }
 
 /// Configure the `kv` backend.

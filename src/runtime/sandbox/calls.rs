@@ -153,6 +153,17 @@ pub(super) const EMBEDDED: &[c_long] = &[
     libc::SYS_flock,
 ];
 
+/// A backend with a server: connections that it makes itself.
+pub(super) const NETWORK: &[c_long] = &[
+    libc::SYS_socket,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockopt,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+];
+
 /// What only an intruder would try: run a program, look into another process, change mounts, roots or name spaces, load
 /// code into the kernel.
 pub(super) const FORBIDDEN: &[c_long] = &[

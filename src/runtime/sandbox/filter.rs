@@ -92,6 +92,7 @@ fn allowed(config: &Config) -> Result<Rules, seccompiler::BackendError> {
                 local = true;
             }
             Backend::Kv(_) => add(calls::EMBEDDED),
+            Backend::Nfs(_) => add(calls::NETWORK),
         }
     }
     let masked = |argument, mask: i32, value: i32| {

@@ -2,7 +2,7 @@
 //!
 //! A host that finds a hole in the daemon should find itself in an empty room:
 //!
-//! 1. name spaces of its own for mounts, network and IPC, with an empty read-only directory as root ([`room`]);
+//! 1. name spaces of its own for mounts, IPC and, unless a backend's server is there, the network, with an empty read-only directory as root ([`room`]);
 //! 2. no capabilities but those that a backend works with;
 //! 3. no new privileges, no core dumps (they would hold tenants' data);
 //! 4. no system calls but those that the configured HALs and backends use ([`calls`]).
@@ -36,6 +36,7 @@ const CAPABILITIES: &[(u32, &str)] = &[
     (cap::FSETID, "fsetid"),
     (cap::SETGID, "setgid"),
     (cap::SETUID, "setuid"),
+    (cap::NET_BIND_SERVICE, "net_bind_service"),
     (cap::MKNOD, "mknod"),
     (cap::SETFCAP, "setfcap"),
 ];
@@ -108,7 +109,11 @@ pub fn enter(config: &Config) -> Result<(), SandboxError> {
     if !sys::single_threaded() {
         return Err(SandboxError::new("threads", "there are others already"));
     }
-    let room = room::enter(&config.runtime.dir)?;
+    let devices = config.devices.iter();
+    let network = devices
+        .map(|device| &device.backend)
+        .any(Backend::needs_network);
+    let room = room::enter(&config.runtime.dir, network)?;
     sys::set_limit(Limit::Core, 0, 0).map_err(|error| SandboxError::new("core dumps", error))?;
     sys::no_new_privileges().map_err(|error| SandboxError::new("new privileges", error))?;
     let keep = capabilities(config);
@@ -131,10 +136,13 @@ fn capabilities(config: &Config) -> u64 {
     let of = |backend: &Backend| match backend {
         // A store's file is open before.
         Backend::Null { .. } | Backend::Kv(_) => 0,
+        Backend::Nfs(nfs) if nfs.reserved_port => 1 << cap::NET_BIND_SERVICE,
+        Backend::Nfs(_) => 0,
         // Every user's files can be read; nothing is made or changed.
         Backend::Local(local) if local.read_only => 1 << cap::DAC_READ_SEARCH,
         Backend::Local(_) => CAPABILITIES
             .iter()
+            .filter(|(number, _)| *number != cap::NET_BIND_SERVICE)
             .fold(0, |set, (number, _)| set | 1 << number),
     };
     let devices = config.devices.iter();

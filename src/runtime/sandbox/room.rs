@@ -49,13 +49,13 @@ impl fmt::Display for Room {
     }
 }
 
-/// Shut the process in; `dir` is a folder that exists.
-pub(super) fn enter(dir: &Path) -> Result<Room, SandboxError> {
+/// Shut the process in, with or without the system's network; `dir` is a folder that exists.
+pub(super) fn enter(dir: &Path, network: bool) -> Result<Room, SandboxError> {
     match sys::unshare(space::MOUNTS | space::IPC) {
-        Ok(()) => apart(dir, false),
+        Ok(()) => apart(dir, false, network),
         Err(_) if identity::uid() != 0 => {
             own_users()?;
-            apart(dir, true)
+            apart(dir, true, network)
         }
         // In a container without CAP_SYS_ADMIN. A name space of users would take a root's rights over files away.
         Err(_) => {
@@ -65,17 +65,20 @@ pub(super) fn enter(dir: &Path) -> Result<Room, SandboxError> {
     }
 }
 
-fn apart(dir: &Path, users: bool) -> Result<Room, SandboxError> {
-    // Sockets that were bound before stay where they are. No backend of this configuration needs a network; where the
-    // system cannot give it up, no system call for it is left either.
-    let network = sys::unshare(space::NETWORK).is_ok();
+fn apart(dir: &Path, users: bool, network: bool) -> Result<Room, SandboxError> {
+    // Sockets that were bound before stay where they are. Where the system cannot give up a network that no backend
+    // needs, no system call for it is left either.
+    let apart = !network && sys::unshare(space::NETWORK).is_ok();
     let step = |step| move |error: Errno| SandboxError::new(step, error);
     let path = c_path(dir)?;
     sys::make_mounts_private().map_err(step("private mounts"))?;
     sys::mount_empty(&path).map_err(step("empty root"))?;
     sys::enter(&path).map_err(step("empty root"))?;
     match sys::swap_root() {
-        Ok(()) => Ok(Room::Apart { users, network }),
+        Ok(()) => Ok(Room::Apart {
+            users,
+            network: apart,
+        }),
         // The first root of an initramfs cannot be swapped.
         Err(Errno::EINVAL) => {
             sys::change_root().map_err(step("chroot"))?;

@@ -134,7 +134,8 @@ impl Test<'_> {
         let read_only = match &device.backend {
             Backend::Local(local) => local.read_only,
             Backend::Kv(kv) => kv.read_only,
-            _ => false,
+            Backend::Nfs(nfs) => nfs.read_only,
+            Backend::Null { .. } => false,
         };
         let keeps = match &device.backend {
             Backend::Null { .. } => Keeps::Nothing,

@@ -1,0 +1,205 @@
+//! The `nfs` backend of a `[[device]]` table.
+
+use std::string::{String, ToString};
+
+use super::Cache;
+use super::daemon::or;
+use super::device::CACHES;
+use super::document::{Field, Section};
+
+/// Configure the `nfs` backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nfs {
+    /// Name or address of the server; a name is looked up once, at the start.
+    pub server: String,
+    /// Its TCP port. Default: 2049.
+    pub port: u16,
+    /// Path of the export in the server's tree.
+    pub export: String,
+    /// Minor version of NFSv4, 1 or 2; `None` for 2, or 1 where the server has no 2. Default: `None`.
+    pub minor: Option<u32>,
+    /// TCP connections of each core. Default: 1.
+    pub connections: u32,
+    /// Fail with `EIO` after `retrans` silences, instead of waiting for the server for ever. Default: false.
+    pub soft: bool,
+    /// Nanoseconds without an answer after which a connection is made anew. Default: 60 s.
+    pub timeo: u64,
+    /// Silences that a soft mount bears. Default: 2.
+    pub retrans: u32,
+    /// Connect from a port below 1024. Default: false.
+    pub reserved_port: bool,
+    /// What the host may keep. Default: auto.
+    pub cache: Cache,
+    /// Refuse every change with `EROFS`. Default: false.
+    pub read_only: bool,
+    /// Tell the server nothing of who asks (AUTH_NONE). Default: false.
+    pub anonymous: bool,
+}
+
+const VERSIONS: [(&str, Option<u32>); 3] = [("auto", None), ("4.1", Some(1)), ("4.2", Some(2))];
+
+const RECOVERIES: [(&str, bool); 2] = [("hard", false), ("soft", true)];
+
+const FLAVORS: [(&str, bool); 2] = [("sys", false), ("none", true)];
+
+/// Longest name of a host (RFC 1035, section 2.3.4).
+const HOST: usize = 253;
+
+/// Longest path of an export.
+const EXPORT: usize = 1023;
+
+/// Shortest and longest silence in nanoseconds.
+const TIMEO: (u64, u64) = (100_000_000, 600_000_000_000);
+
+/// Read the table.
+pub(super) fn read(section: &Section) -> Option<Nfs> {
+    section.only(&[
+        "kind",
+        "server",
+        "port",
+        "export",
+        "version",
+        "connections",
+        "recovery",
+        "timeo",
+        "retrans",
+        "reserved_port",
+        "cache",
+        "read_only",
+        "auth",
+    ]);
+    // Each is read before any `?`, so that one problem does not hide the next.
+    let allowed = format!("a name or an address of at most {HOST} bytes");
+    let server = section.need("server", &allowed).and_then(|field| {
+        let good = |name: &str| {
+            (1..=HOST).contains(&name.len())
+                && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
+        };
+        field.text(&allowed, good).map(|name| name.to_string())
+    });
+    let allowed = format!("an absolute path of at most {EXPORT} bytes");
+    let export = section.need("export", &allowed).and_then(|field| {
+        let good = |path: &str| {
+            path.starts_with('/')
+                && path.len() <= EXPORT
+                && !path.contains('\0')
+                && !path.split('/').any(|part| part == "." || part == "..")
+        };
+        field.text(&allowed, good).map(|path| path.to_string())
+    });
+    let count = |key, default, range| or(section.get(key), default, |field| field.count(range));
+    let flag = |key| or(section.get(key), false, Field::flag);
+    let port = count("port", 2049, 1..=u64::from(u16::MAX));
+    let minor = or(section.get("version"), None, |field| {
+        field.choice(&VERSIONS)
+    });
+    let connections = count("connections", 1, 1..=16);
+    let soft = or(section.get("recovery"), false, |field| {
+        field.choice(&RECOVERIES)
+    });
+    let timeo = or(section.get("timeo"), 60_000_000_000, |field| {
+        field.duration(TIMEO.0..=TIMEO.1)
+    });
+    let retrans = count("retrans", 2, 0..=100);
+    let cache = or(section.get("cache"), Cache::Auto, |field| {
+        field.choice(&CACHES)
+    });
+    let anonymous = or(section.get("auth"), false, |field| field.choice(&FLAVORS));
+    let (reserved_port, read_only) = (flag("reserved_port"), flag("read_only"));
+    Some(Nfs {
+        server: server?,
+        port: port? as u16,
+        export: export?,
+        minor: minor?,
+        connections: connections? as u32,
+        soft: soft?,
+        timeo: timeo?,
+        retrans: retrans? as u32,
+        reserved_port: reserved_port?,
+        cache: cache?,
+        read_only: read_only?,
+        anonymous: anonymous?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Backend, Config};
+    use super::*;
+
+    fn parse(more: &str) -> Result<Nfs, String> {
+        let text = format!(
+            "[[device]]\ntag = \"a\"\nhal = {{ kind = \"vhost-user\", socket = \"/s\" }}\nbackend = {{ kind = \"nfs\", {more} }}"
+        );
+        let config = Config::parse("f", &text).map_err(|error| error.to_string())?;
+        match &config.devices[0].backend {
+            Backend::Nfs(nfs) => Ok(nfs.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_server_and_an_export_are_enough() {
+        let nfs = parse("server = \"filer.example.org\", export = \"/srv/a\"").unwrap();
+        assert_eq!((nfs.port, nfs.minor, nfs.connections), (2049, None, 1));
+        assert_eq!(
+            (nfs.soft, nfs.timeo, nfs.retrans),
+            (false, 60_000_000_000, 2)
+        );
+        assert!(!nfs.reserved_port && !nfs.read_only && !nfs.anonymous);
+        let nfs = parse(
+            "server = \"::1\", export = \"/\", version = \"4.1\", recovery = \"soft\", timeo = \"5s\", auth = \"none\"",
+        );
+        let nfs = nfs.unwrap();
+        assert_eq!(
+            (nfs.minor, nfs.soft, nfs.timeo),
+            (Some(1), true, 5_000_000_000)
+        );
+        assert!(nfs.anonymous);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_is_allowed() {
+        for (line, wanted) in [
+            (
+                "export = \"/\"",
+                "server: missing; allowed: a name or an address",
+            ),
+            (
+                "server = \"a\"",
+                "export: missing; allowed: an absolute path",
+            ),
+            (
+                "server = \"a b\", export = \"/\"",
+                "server: found \"a b\"; allowed: ",
+            ),
+            (
+                "server = \"a\", export = \"x\"",
+                "export: found \"x\"; allowed: an absolute path",
+            ),
+            (
+                "server = \"a\", export = \"/x/../y\"",
+                "allowed: an absolute path",
+            ),
+            (
+                "server = \"a\", export = \"/\", version = \"3\"",
+                "allowed: \"auto\", \"4.1\", \"4.2\"",
+            ),
+            (
+                "server = \"a\", export = \"/\", connections = 17",
+                "allowed: 1 to 16",
+            ),
+            (
+                "server = \"a\", export = \"/\", timeo = \"1ms\"",
+                "timeo: found \"1ms\"; allowed: ",
+            ),
+            (
+                "server = \"a\", export = \"/\", hard = true",
+                "hard: unknown key",
+            ),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(wanted), "{line}: {error}");
+        }
+    }
+}
