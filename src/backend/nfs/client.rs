@@ -9,7 +9,7 @@ use crate::wire::rpc::{self, MARK_LEN, Message};
 use crate::wire::xdr::padded;
 
 use super::answer::{Trouble, ok};
-use super::instance::Nfs;
+use super::instance::{MAX_LINKS, Nfs};
 use super::link::{ASK, BUFFER, Body, State};
 use super::op::{CALL_ROOM, Op, Place, With};
 use super::recovery::{Ask, Phase, may_ask};
@@ -489,27 +489,24 @@ impl Nfs {
         let urgent = self.delayed > 0 || self.phase != Phase::Up;
         self.tick = self.now.after(if urgent { DELAY.0 / 4 } else { TICK });
         let (timeo, soft) = (self.volume.settings.timeo, self.volume.settings.soft);
-        let mut silent = 0u64;
+        let mut silent = [false; MAX_LINKS];
         let mut given_up = heapless::Vec::<Handle, 64>::new();
         for (handle, task) in self.tasks.iter_mut() {
+            let waits = self.now.since(task.since) > timeo;
             match task.place {
                 Place::Delayed(at) if at <= self.now => {
                     task.place = Place::Ready;
                     self.delayed -= 1;
                     let _ = self.ready.push(handle);
                 }
-                Place::Sent if self.now.since(task.since) > timeo => {
-                    silent |= 1 << task.link;
+                Place::Sent | Place::Ready if waits => {
+                    // A connection that is being made again has its own time.
+                    let link = usize::from(task.link);
+                    silent[link] |=
+                        task.place == Place::Sent && self.links[link].state == State::Bound;
                     task.tries += 1;
                     task.since = self.now;
                     if soft && task.tries > self.volume.settings.retrans {
-                        let _ = given_up.push(handle);
-                    }
-                }
-                Place::Ready if soft && self.now.since(task.since) > timeo => {
-                    task.tries += 1;
-                    task.since = self.now;
-                    if task.tries > self.volume.settings.retrans {
                         let _ = given_up.push(handle);
                     }
                 }
@@ -522,11 +519,16 @@ impl Nfs {
             self.lose_session(Status::ERR_SEQ_MISORDERED);
         }
         for at in 0..self.links.len() {
-            let asked = !matches!(self.links[at].ask, Ask::Nothing)
-                && self.now.since(self.links[at].ask_at) > timeo;
-            if silent & 1 << at != 0 || asked {
-                crate::log::info!("nfs: the server is silent; connecting again");
+            let link = &self.links[at];
+            let asks = link.state == State::Connecting || !matches!(link.ask, Ask::Nothing);
+            if silent[at] || (asks && self.now.since(link.ask_at) > timeo) {
                 self.close_link(at);
+                if !self.silent {
+                    self.silent = true;
+                    crate::log::warn!(
+                        "nfs: the server is silent; connecting again until it answers"
+                    );
+                }
             }
         }
         self.own_work();

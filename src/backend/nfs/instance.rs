@@ -75,6 +75,8 @@ pub struct Nfs {
     /// Tasks that wait for a time.
     pub(super) delayed: u32,
     pub(super) warned: bool,
+    /// The server's silence is known.
+    pub(super) silent: bool,
     /// Path of the export, for a mount; what was found, or why not.
     pub(super) mount: &'static [u8],
     pub(super) mounted: Option<Mounted>,
@@ -144,6 +146,7 @@ impl Nfs {
             renewed: Instant::default(),
             delayed: 0,
             warned: false,
+            silent: false,
             mount,
             mounted: None,
             mount_failed: None,

@@ -72,7 +72,7 @@ pub struct Link {
     pub ask_call: Call,
     pub ask_buffer: &'static mut [u8],
     pub ask_xid: u32,
-    /// When it was sent, or is to be made again.
+    /// When it was sent, or is to be made again; or when the connection was begun.
     pub ask_at: Instant,
     retry_at: Instant,
     backoff: u64,
@@ -116,6 +116,7 @@ impl Link {
                 let raw = fd.raw();
                 self.fd = Some(fd);
                 self.state = State::Connecting;
+                self.ask_at = now;
                 Some(raw)
             }
             Err(error) => {

@@ -212,6 +212,7 @@ impl Nfs {
     pub(super) fn answered(&mut self, at: usize, results: Result<Results<'_>, Malformed>) {
         let ask = self.drop_ask(at);
         self.links[at].proven();
+        self.silent = false;
         let outcome = match results {
             Ok(results) => self.take_answer(at, &ask, results),
             Err(Malformed) => Err(Trouble::Malformed),
@@ -238,15 +239,13 @@ impl Nfs {
                 self.volume.standing.lock().client = None;
                 self.go_on(at, Next::Exchange);
             }
+            // A connection asked to carry a session that the server does not know any more.
+            Err(Trouble::Status(status)) if self.phase == Phase::Up => self.lose_session(status),
             Err(Trouble::Status(status)) => {
                 crate::log::warn!("nfs: the server refuses the session: {}", status.name());
                 self.mount_failed = Some(status);
-                if self.phase == Phase::Up {
-                    self.lose_session(status);
-                } else {
-                    self.volume.standing.lock().client = None;
-                    self.close_link(at);
-                }
+                self.volume.standing.lock().client = None;
+                self.close_link(at);
             }
             Err(Trouble::Malformed) => {
                 crate::log::warn!("nfs: the server's answer makes no sense");

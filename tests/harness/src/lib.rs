@@ -21,6 +21,7 @@
 
 pub mod answers;
 mod bed;
+pub mod host;
 mod memory;
 mod message;
 mod recorder;
@@ -28,6 +29,7 @@ pub mod samples;
 mod serve;
 
 pub use bed::{Answer, Bed, CountingVolume, Setup, Ticket};
+pub use host::Host;
 pub use memory::Layout;
 pub use message::Message;
 pub use recorder::{Mode, Recorder};

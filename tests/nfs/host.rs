@@ -1,0 +1,105 @@
+//! A host of an export.
+
+use std::ops::{Deref, DerefMut};
+
+use dpfs::backend::nfs::served::{self, Config};
+use dpfs::backend::nfs::{Cache, Nfs, NfsVolume};
+pub use dpfs_harness::host::*;
+use dpfs_harness::{Bed, Setup};
+
+use crate::relay::Relay;
+use crate::server::{EXPORT, Ganesha, Manner};
+
+/// Hold a server, the way to it, and the host that mounted its export.
+pub struct Host {
+    host: dpfs_harness::Host<Nfs>,
+    pub volume: &'static NfsVolume,
+    pub relay: Relay,
+    pub server: Ganesha,
+}
+
+impl Deref for Host {
+    type Target = dpfs_harness::Host<Nfs>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.host
+    }
+}
+
+impl DerefMut for Host {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.host
+    }
+}
+
+/// Give the configuration of a client of a server on this machine.
+pub fn config(port: u16) -> Config {
+    Config {
+        server: "127.0.0.1".into(),
+        port,
+        export: EXPORT.into(),
+        minor: None,
+        connections: 1,
+        soft: false,
+        timeo: 2_000_000_000,
+        retrans: 2,
+        reserved_port: false,
+        cache: Cache::Auto,
+        read_only: false,
+        anonymous: false,
+        limits: (10_000, 1000),
+        tag: "test".into(),
+    }
+}
+
+/// Mount a volume on one more core.
+pub fn core(volume: &'static NfsVolume) -> dpfs_harness::Host<Nfs> {
+    let setup = Setup {
+        volume,
+        depth: 32,
+        ..Setup::default()
+    };
+    let mut bed = Bed::with(volume.attach(32).unwrap(), setup);
+    bed.init();
+    dpfs_harness::Host::new(bed)
+}
+
+impl Host {
+    /// Mount the export of a server that starts for it.
+    pub fn new() -> Self {
+        Self::with(Manner::default(), |_| ())
+    }
+
+    /// Mount the export of a server of this manner, as the changed configuration says.
+    pub fn with(manner: Manner, change: impl FnOnce(&mut Config)) -> Self {
+        let server = Ganesha::start(manner);
+        let relay = Relay::to(server.port);
+        let mut config = config(relay.port);
+        change(&mut config);
+        let volume = served::open(&config).unwrap();
+        let mut host = core(volume);
+        // The session stands before anything is counted.
+        host.getattr(ROOT, None).unwrap();
+        Self {
+            host,
+            volume,
+            relay,
+            server,
+        }
+    }
+
+    /// Run rounds for a while.
+    pub fn idle(&mut self, milliseconds: u64) {
+        let end = std::time::Instant::now() + std::time::Duration::from_millis(milliseconds);
+        while std::time::Instant::now() < end {
+            self.bed.round();
+        }
+    }
+
+    /// Count the calls that something takes.
+    pub fn calls_of<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> (u64, T) {
+        let before = self.relay.calls();
+        let outcome = act(self);
+        (self.relay.calls() - before, outcome)
+    }
+}

@@ -1,0 +1,8 @@
+//! The NFS client against a real server, through a relay that can lose, change and cut.
+
+mod host;
+mod lies;
+mod operations;
+mod recovery;
+mod relay;
+mod server;

@@ -1,0 +1,220 @@
+//! What is lost comes back: connections, answers, leases, servers.
+
+use std::fs;
+
+use dpfs::wire::errno::Errno;
+use dpfs_harness::Ticket;
+
+use crate::host::*;
+use crate::server::Manner;
+
+/// Do something whose answer is lost after the server did it, and the connection with it.
+fn lose_the_answer<T>(host: &mut Host, act: impl FnOnce(&mut Host) -> T) -> T {
+    host.relay.lose_next_answer();
+    let outcome = act(host);
+    assert!(host.relay.lost());
+    outcome
+}
+
+#[test]
+fn a_call_whose_answer_is_lost_is_done_exactly_once() {
+    let mut host = Host::new();
+    // Each of these fails when it is done twice.
+    for round in 0..5 {
+        let name = |name: &str| format!("{name}-{round}");
+        let (file, fh) = lose_the_answer(&mut host, |host| {
+            host.create(ROOT, &name("f"), O_RDWR | O_EXCL, 0o644)
+                .unwrap()
+        });
+        lose_the_answer(&mut host, |host| {
+            host.mkdir(ROOT, &name("d"), 0o755).unwrap()
+        });
+        lose_the_answer(&mut host, |host| {
+            host.symlink(ROOT, &name("s"), "t").unwrap()
+        });
+        let linked = lose_the_answer(&mut host, |host| host.link(file.nodeid, ROOT, &name("g")));
+        assert_eq!(linked.unwrap().attr.nlink, 2);
+        lose_the_answer(&mut host, |host| {
+            host.rename((ROOT, &name("g")), (ROOT, &name("h")), 0)
+                .unwrap();
+        });
+        lose_the_answer(&mut host, |host| host.unlink(ROOT, &name("h")).unwrap());
+        lose_the_answer(&mut host, |host| host.rmdir(ROOT, &name("d")).unwrap());
+        let written = lose_the_answer(&mut host, |host| {
+            host.write(file.nodeid, fh, 0, &[round; 100_000])
+        });
+        assert_eq!(written, Ok(100_000));
+        let read = lose_the_answer(&mut host, |host| host.read(file.nodeid, fh, 0, 100_000));
+        assert_eq!(read.unwrap(), [round; 100_000]);
+        lose_the_answer(&mut host, |host| host.release(file.nodeid, fh).unwrap());
+    }
+}
+
+#[test]
+fn connections_that_break_at_any_time_are_not_seen() {
+    let mut host = Host::with(Manner::default(), |config| config.connections = 2);
+    let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+    let node = file.nodeid;
+    for round in 0..60u8 {
+        let data = [round; 70_000];
+        let write = |host: &mut Host, at: u64| -> Ticket {
+            let args = dpfs::wire::fuse::WriteIn {
+                fh,
+                offset: at * 70_000,
+                size: 70_000,
+                ..Default::default()
+            };
+            let message = host.message(dpfs::wire::fuse::Opcode::WRITE, node);
+            host.bed.send(&message.arg(&args).data(&data).room(8))
+        };
+        let tickets: Vec<_> = (0..8).map(|at| write(&mut host, at)).collect();
+        let made = host.mkdir(ROOT, &format!("d{round}"), 0o755);
+        // Somewhere on the way: after as many rounds as this.
+        for _ in 0..round * 2 {
+            host.bed.round();
+        }
+        host.relay.cut();
+        made.unwrap();
+        for ticket in tickets {
+            host.finish(ticket).unwrap();
+        }
+        let ticket = {
+            let message = host.read_message(node, fh, 0, 8 * 70_000);
+            host.bed.send(&message)
+        };
+        for _ in 0..round {
+            host.bed.round();
+        }
+        host.relay.cut();
+        assert!(host.bed.wait(ticket).body() == [round; 8 * 70_000]);
+        host.rmdir(ROOT, &format!("d{round}")).unwrap();
+    }
+}
+
+#[test]
+fn a_server_that_crashed_gives_open_files_back() {
+    for grace in [0, 4] {
+        let manner = Manner {
+            grace,
+            lease: 4,
+            ..Manner::default()
+        };
+        let mut host = Host::with(manner, |_| ());
+        let mut other = core(host.volume);
+        let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+        let read = host.open(file.nodeid, O_RDONLY).unwrap();
+        host.write(file.nodeid, fh, 0, b"before").unwrap();
+        for round in 0..3 {
+            host.server.restart();
+            assert_eq!(host.write(file.nodeid, fh, 0, b"after!"), Ok(6), "{round}");
+            assert_eq!(other.read(file.nodeid, read, 0, 100).unwrap(), b"after!");
+            assert_eq!(host.read(file.nodeid, fh, 0, 100).unwrap(), b"after!");
+            // What is new waits for the end of the grace period.
+            let name = format!("new{round}");
+            let (new, fh) = other.create(ROOT, &name, O_RDWR | O_EXCL, 0o644).unwrap();
+            other.release(new.nodeid, fh).unwrap();
+        }
+        host.release(file.nodeid, fh).unwrap();
+        host.release(file.nodeid, read).unwrap();
+        assert_eq!(host.volume.open_files(), 0);
+    }
+}
+
+#[test]
+fn a_server_that_is_down_is_waited_for() {
+    let mut host = Host::new();
+    let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+    host.server.kill();
+    let message = host.read_message(file.nodeid, fh, 0, 100);
+    let ticket = host.bed.send(&message);
+    host.idle(1500);
+    assert!(host.bed.answer(ticket).is_none());
+    host.server.restart();
+    host.finish(ticket).unwrap();
+}
+
+#[test]
+fn a_lease_that_ran_out_is_not_seen() {
+    let manner = Manner {
+        lease: 2,
+        ..Manner::default()
+    };
+    let mut host = Host::with(manner, |_| ());
+    let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+    host.write(file.nodeid, fh, 0, b"content").unwrap();
+    // Nobody polls: a partition.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    assert_eq!(host.read(file.nodeid, fh, 0, 100).unwrap(), b"content");
+    assert_eq!(host.write(file.nodeid, fh, 0, b"CONTENT"), Ok(7));
+    // With rounds the lease is renewed, and nothing has to be opened again.
+    let before = host.relay.calls();
+    host.idle(6000);
+    let renewals = host.relay.calls() - before;
+    assert!((4..=20).contains(&renewals), "{renewals} renewals");
+    let (calls, read) = host.calls_of(|host| host.read(file.nodeid, fh, 0, 100).unwrap());
+    assert_eq!((calls, &read[..]), (1, &b"CONTENT"[..]));
+}
+
+#[test]
+fn a_file_that_went_while_the_server_was_down_is_stale() {
+    let mut host = Host::new();
+    let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+    host.server.kill();
+    fs::remove_file(host.server.path("f")).unwrap();
+    host.server.restart();
+    let error = host.read(file.nodeid, fh, 0, 100).err();
+    assert!(
+        matches!(error, Some(Errno::ESTALE | Errno::EIO)),
+        "{error:?}"
+    );
+    // Nobody else is hurt.
+    host.file(ROOT, "g", b"g");
+    host.release(file.nodeid, fh).unwrap();
+}
+
+#[test]
+fn a_soft_mount_gives_up_and_a_hard_one_waits() {
+    for soft in [true, false] {
+        let mut host = Host::with(Manner::default(), |config| {
+            config.soft = soft;
+            config.timeo = 300_000_000;
+            config.retrans = 2;
+        });
+        let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+        host.server.freeze(true);
+        let message = host.read_message(file.nodeid, fh, 0, 100);
+        let ticket = host.bed.send(&message);
+        host.idle(2500);
+        let answer = host.bed.answer(ticket);
+        assert_eq!(
+            answer.as_ref().map(|answer| answer.error()),
+            soft.then_some(Some(Errno::EIO))
+        );
+        host.server.freeze(false);
+        if !soft {
+            host.finish(ticket).unwrap();
+        }
+        assert_eq!(host.write(file.nodeid, fh, 0, b"again"), Ok(5));
+        assert_eq!(host.read(file.nodeid, fh, 0, 100).unwrap(), b"again");
+    }
+}
+
+#[test]
+fn a_server_slower_than_the_timeout_is_not_asked_twice() {
+    let mut host = Host::with(Manner::default(), |config| config.timeo = 300_000_000);
+    for round in 0..4 {
+        host.server.freeze(true);
+        let message = host
+            .message(dpfs::wire::fuse::Opcode::MKDIR, ROOT)
+            .arg(&dpfs::wire::fuse::MkdirIn {
+                mode: 0o755,
+                umask: 0,
+            })
+            .name(&format!("d{round}"))
+            .room(128);
+        let ticket = host.bed.send(&message);
+        host.idle(700);
+        host.server.freeze(false);
+        host.finish(ticket).unwrap();
+    }
+}

@@ -1,0 +1,180 @@
+//! An NFS server of the test's own: nfs-ganesha on the loopback interface, with a directory of this machine as export.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Path of the export at the server.
+pub const EXPORT: &str = "/share";
+
+/// Give the folder of the cache with the server in it.
+fn home() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let fetch = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/fetch");
+        let fetched = Command::new(fetch).arg("ganesha").status();
+        assert!(fetched.unwrap().success(), "the server cannot be fetched");
+        let cache = std::env::var_os("DPFS_CACHE").map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/dpfs"),
+            PathBuf::from,
+        );
+        cache.join("ganesha")
+    })
+}
+
+/// Say how the server behaves.
+#[derive(Clone, Copy)]
+pub struct Manner {
+    /// Seconds of a lease.
+    pub lease: u32,
+    /// Seconds after a start in which only what was open before may be opened; zero for none.
+    pub grace: u32,
+    /// Newest minor version.
+    pub minor: u32,
+    /// The export may not be changed.
+    pub read_only: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            lease: 10,
+            grace: 0,
+            minor: 2,
+            read_only: false,
+        }
+    }
+}
+
+/// Run a server until dropped.
+pub struct Ganesha {
+    process: Option<Child>,
+    pub port: u16,
+    manner: Manner,
+    dir: TempDir,
+}
+
+impl Ganesha {
+    /// Start one with an empty export.
+    pub fn start(manner: Manner) -> Self {
+        let dir = TempDir::new().unwrap();
+        fs::create_dir(dir.path().join("share")).unwrap();
+        fs::create_dir(dir.path().join("state")).unwrap();
+        // One after another, so that two tests do not take the same port.
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let mut server = Self {
+            process: None,
+            port,
+            manner,
+            dir,
+        };
+        server.restart();
+        server
+    }
+
+    fn config(&self) -> String {
+        let (home, dir) = (home().display(), self.dir.path().display());
+        let Manner {
+            lease,
+            grace,
+            minor,
+            read_only,
+        } = self.manner;
+        // UseGetpwnam: otherwise it wants the id mapper's configuration, though owners are numbers.
+        format!(
+            "NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {port}; Bind_addr = 127.0.0.1; Enable_NLM = false;
+               Enable_RQUOTA = false; Enable_UDP = false; mount_path_pseudo = true; fsid_device = true;
+               Plugins_Dir = {home}/lib/x86_64-linux-gnu/ganesha; }}
+             NFSv4 {{ Graceless = {graceless}; Lease_Lifetime = {lease}; Grace_Period = {grace}; Minor_Versions = {minors};
+               RecoveryBackend = fs_ng; RecoveryRoot = {dir}/state; Only_Numeric_Owners = true; UseGetpwnam = true; }}
+             NFS_KRB5 {{ Active_krb5 = false; }}
+             EXPORT {{ Export_Id = 1; Path = {dir}/share; Pseudo = {EXPORT}; Protocols = 4; Transports = TCP;
+               Access_Type = {access}; Squash = No_Root_Squash; SecType = none, sys; PrivilegedPort = false;
+               FSAL {{ Name = VFS; }} }}",
+            port = self.port,
+            graceless = grace == 0,
+            grace = grace.max(1),
+            minors = if minor == 1 { "1" } else { "1, 2" },
+            access = if read_only { "RO" } else { "RW" },
+        )
+    }
+
+    /// Start it (again) with what it had on disk.
+    pub fn restart(&mut self) {
+        self.kill();
+        let dir = self.dir.path();
+        fs::write(dir.join("conf"), self.config()).unwrap();
+        let home = home();
+        let libraries = format!("{0}/lib/ganesha:{0}/lib/x86_64-linux-gnu", home.display());
+        let process = Command::new(home.join("ganesha.nfsd"))
+            .env("LD_LIBRARY_PATH", libraries)
+            .args(["-F", "-N", "NIV_EVENT", "-f"])
+            .arg(dir.join("conf"))
+            .arg("-p")
+            .arg(dir.join("pid"))
+            .arg("-L")
+            .arg(dir.join("log"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+        let end = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < end,
+                "ganesha does not listen: {}",
+                fs::read_to_string(dir.join("log")).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Kill it, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Stop it for a while, or let it go on.
+    pub fn freeze(&self, frozen: bool) {
+        let pid = self.process.as_ref().unwrap().id().to_string();
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.unwrap().success());
+        // Its threads stop one after another.
+        let stands = |thread: fs::DirEntry| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ")
+                .next()
+                .is_some_and(|rest| rest.starts_with('T'))
+        };
+        let tasks = format!("/proc/{pid}/task");
+        while frozen && !fs::read_dir(&tasks).unwrap().flatten().all(stands) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Give the path of something in the export on this machine.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("share").join(name)
+    }
+}
+
+impl Drop for Ganesha {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
