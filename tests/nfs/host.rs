@@ -54,6 +54,8 @@ pub fn config(port: u16) -> Config {
 
 /// Mount a volume on one more core.
 pub fn core(volume: &'static NfsVolume) -> dpfs_harness::Host<Nfs> {
+    // What is broken on purpose need not be told.
+    dpfs::log::set_level(dpfs::log::Level::Error);
     let setup = Setup {
         volume,
         depth: 32,
