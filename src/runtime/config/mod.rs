@@ -162,6 +162,15 @@ pub enum Backend {
     Kv(Kv),
 }
 
+impl Backend {
+    /// Tell whether it makes connections while it serves.
+    pub const fn connects(&self) -> bool {
+        match self {
+            Self::Null { .. } | Self::Local(_) | Self::Kv(_) => false,
+        }
+    }
+}
+
 /// Configure the `kv` backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kv {
