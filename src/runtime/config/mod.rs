@@ -167,9 +167,12 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Tell whether it talks over the network while it serves.
-    pub const fn needs_network(&self) -> bool {
-        matches!(self, Self::Nfs(_))
+    /// Tell whether it makes connections while it serves.
+    pub const fn connects(&self) -> bool {
+        match self {
+            Self::Null { .. } | Self::Local(_) | Self::Kv(_) => false,
+            Self::Nfs(_) => true,
+        }
     }
 }
 

@@ -153,15 +153,20 @@ pub(super) const EMBEDDED: &[c_long] = &[
     libc::SYS_flock,
 ];
 
-/// A backend with a server: connections that it makes itself.
+/// A backend that makes connections. socket(2) itself is allowed for streams alone.
 pub(super) const NETWORK: &[c_long] = &[
-    libc::SYS_socket,
-    libc::SYS_bind,
     libc::SYS_connect,
+    // A port below 1024, for an NFS server that wants one.
+    libc::SYS_bind,
     libc::SYS_setsockopt,
     libc::SYS_getsockopt,
+    libc::SYS_sendto,
     libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
     libc::SYS_recvmsg,
+    libc::SYS_shutdown,
+    // To the folder of a unix socket, which was opened before.
+    libc::SYS_fchdir,
 ];
 
 /// What only an intruder would try: run a program, look into another process, change mounts, roots or name spaces, load

@@ -70,7 +70,7 @@ fn allowed(config: &Config) -> Result<Rules, seccompiler::BackendError> {
     };
     add(calls::COMMON);
     add(calls::COMMON_OLD);
-    let mut local = false;
+    let (mut local, mut connects) = (false, false);
     for device in &config.devices {
         match device.hal {
             Hal::VhostUser { .. } => add(calls::VHOST_USER),
@@ -86,13 +86,16 @@ fn allowed(config: &Config) -> Result<Rules, seccompiler::BackendError> {
             }
         }
         match device.backend {
-            Backend::Null { .. } => {}
+            Backend::Null { .. } | Backend::Nfs(_) => {}
             Backend::Local(_) => {
                 add(calls::LOCAL);
                 local = true;
             }
             Backend::Kv(_) => add(calls::EMBEDDED),
-            Backend::Nfs(_) => add(calls::NETWORK),
+        }
+        if device.backend.connects() {
+            add(calls::NETWORK);
+            connects = true;
         }
     }
     let masked = |argument, mask: i32, value: i32| {
@@ -116,6 +119,10 @@ fn allowed(config: &Config) -> Result<Rules, seccompiler::BackendError> {
     let thread = libc::CLONE_THREAD;
     rule(libc::SYS_clone, masked(0, thread | NEW_SPACES, thread))?;
     rule(libc::SYS_prctl, masked(0, -1, libc::PR_SET_NAME))?;
+    if connects {
+        // The kernel takes flags beside the type (SOCK_TYPE_MASK).
+        rule(libc::SYS_socket, masked(1, 0xf, libc::SOCK_STREAM))?;
+    }
     if local {
         // Workers have a directory and a umask of their own.
         rule(libc::SYS_unshare, masked(0, -1, libc::CLONE_FS))?;

@@ -2,7 +2,8 @@
 //!
 //! A host that finds a hole in the daemon should find itself in an empty room:
 //!
-//! 1. name spaces of its own for mounts, IPC and, unless a backend's server is there, the network, with an empty read-only directory as root ([`room`]);
+//! 1. name spaces of its own for mounts, IPC and, unless a backend makes connections, the network, with an empty
+//!    read-only directory as root ([`room`]);
 //! 2. no capabilities but those that a backend works with;
 //! 3. no new privileges, no core dumps (they would hold tenants' data);
 //! 4. no system calls but those that the configured HALs and backends use ([`calls`]).
@@ -109,11 +110,8 @@ pub fn enter(config: &Config) -> Result<(), SandboxError> {
     if !sys::single_threaded() {
         return Err(SandboxError::new("threads", "there are others already"));
     }
-    let devices = config.devices.iter();
-    let network = devices
-        .map(|device| &device.backend)
-        .any(Backend::needs_network);
-    let room = room::enter(&config.runtime.dir, network)?;
+    let connects = config.devices.iter().any(|each| each.backend.connects());
+    let room = room::enter(&config.runtime.dir, connects)?;
     sys::set_limit(Limit::Core, 0, 0).map_err(|error| SandboxError::new("core dumps", error))?;
     sys::no_new_privileges().map_err(|error| SandboxError::new("new privileges", error))?;
     let keep = capabilities(config);

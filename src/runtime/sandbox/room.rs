@@ -49,13 +49,14 @@ impl fmt::Display for Room {
     }
 }
 
-/// Shut the process in, with or without the system's network; `dir` is a folder that exists.
-pub(super) fn enter(dir: &Path, network: bool) -> Result<Room, SandboxError> {
+/// Shut the process in; `dir` is a folder that exists. With `connects`, a backend makes connections while it serves, and
+/// the system's network stays.
+pub(super) fn enter(dir: &Path, connects: bool) -> Result<Room, SandboxError> {
     match sys::unshare(space::MOUNTS | space::IPC) {
-        Ok(()) => apart(dir, false, network),
+        Ok(()) => apart(dir, false, connects),
         Err(_) if identity::uid() != 0 => {
             own_users()?;
-            apart(dir, true, network)
+            apart(dir, true, connects)
         }
         // In a container without CAP_SYS_ADMIN. A name space of users would take a root's rights over files away.
         Err(_) => {
@@ -65,20 +66,17 @@ pub(super) fn enter(dir: &Path, network: bool) -> Result<Room, SandboxError> {
     }
 }
 
-fn apart(dir: &Path, users: bool, network: bool) -> Result<Room, SandboxError> {
-    // Sockets that were bound before stay where they are. Where the system cannot give up a network that no backend
-    // needs, no system call for it is left either.
-    let apart = !network && sys::unshare(space::NETWORK).is_ok();
+fn apart(dir: &Path, users: bool, connects: bool) -> Result<Room, SandboxError> {
+    // Sockets that were bound before stay where they are. Where the system cannot give the network up, no system call
+    // for it is left either.
+    let network = !connects && sys::unshare(space::NETWORK).is_ok();
     let step = |step| move |error: Errno| SandboxError::new(step, error);
     let path = c_path(dir)?;
     sys::make_mounts_private().map_err(step("private mounts"))?;
     sys::mount_empty(&path).map_err(step("empty root"))?;
     sys::enter(&path).map_err(step("empty root"))?;
     match sys::swap_root() {
-        Ok(()) => Ok(Room::Apart {
-            users,
-            network: apart,
-        }),
+        Ok(()) => Ok(Room::Apart { users, network }),
         // The first root of an initramfs cannot be swapped.
         Err(Errno::EINVAL) => {
             sys::change_root().map_err(step("chroot"))?;
