@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::nfs::{EXPORT, Ganesha};
+
 /// Where a vhost-user device's socket is, in a daemon's folder.
 const VHOST_USER: &str = "run/sock";
 
@@ -92,6 +94,16 @@ impl Daemon {
     fn embedded_backend(folder: &TempDir, options: &str) -> String {
         let store = folder.path().join("store");
         format!("{{ kind = \"kv\", engine = \"embedded\", path = {store:?}{options} }}")
+    }
+
+    /// Serve the export of an NFS server; `options` are further keys.
+    pub fn nfs(server: &Ganesha, queues: u32, options: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let backend = format!(
+            "{{ kind = \"nfs\", server = \"127.0.0.1\", port = {}, export = \"{EXPORT}\"{options} }}",
+            server.port
+        );
+        Self::start(folder, queues, &backend, "{}")
     }
 
     /// Kill the daemon and start another one on the same store.

@@ -4,6 +4,8 @@
 
 mod boot;
 mod daemon;
+#[path = "../nfs/server.rs"]
+mod nfs;
 #[cfg(feature = "snap")]
 mod snap;
 
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use boot::{Guest, end, turn};
 use daemon::{Daemon, wait_for};
+use nfs::{Ganesha, Manner};
 
 /// Two CPUs and two request queues; needs no KVM.
 const QEMU: Guest = Guest {
@@ -106,6 +109,45 @@ fn a_source_tree_in_the_embedded_engine_is_whole_after_a_reboot_and_a_killed_dae
     UML.run(&daemon, "tree-check", &[]);
     let daemon = daemon.killed_and_restarted();
     UML.run(&daemon, "tree-check", &[]);
+}
+
+#[test]
+fn an_export_of_an_nfs_server_works() {
+    let _turn = turn();
+    let server = Ganesha::start(Manner::default());
+    works_on(UML, Daemon::nfs(&server, 1, ""));
+}
+
+#[test]
+fn a_source_tree_on_an_nfs_server_is_whole_after_its_crashes() {
+    let _turn = turn();
+    let manner = Manner {
+        lease: 4,
+        grace: 4,
+        ..Manner::default()
+    };
+    let mut server = Ganesha::start(manner);
+    let daemon = Daemon::nfs(&server, 1, ", connections = 2");
+    let mut unpacking = UML.spawn(&daemon, "tree-unpack", &[]);
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_secs(2));
+        server.freeze(true);
+        std::thread::sleep(Duration::from_secs(1));
+        server.freeze(false);
+        server.restart();
+    }
+    assert!(unpacking.wait().expect("our own child").success());
+    UML.run(&daemon, "tree-check", &[]);
+}
+
+#[test]
+fn what_one_guest_left_on_an_nfs_server_another_finds() {
+    let _turn = turn();
+    let server = Ganesha::start(Manner::default());
+    let daemons = [Daemon::nfs(&server, 1, ""), Daemon::nfs(&server, 1, "")];
+    UML.run(&daemons[0], "tree-unpack", &[]);
+    assert!(server.path("tree").is_dir());
+    UML.run(&daemons[1], "tree-check", &[]);
 }
 
 #[test]

@@ -518,10 +518,10 @@ impl Nfs {
             self.fail(handle, Errno::EIO);
             self.lose_session(Status::ERR_SEQ_MISORDERED);
         }
-        for at in 0..self.links.len() {
+        for (at, silent) in silent.into_iter().enumerate().take(self.links.len()) {
             let link = &self.links[at];
             let asks = link.state == State::Connecting || !matches!(link.ask, Ask::Nothing);
-            if silent[at] || (asks && self.now.since(link.ask_at) > timeo) {
+            if silent || (asks && self.now.since(link.ask_at) > timeo) {
                 self.close_link(at);
                 if !self.silent {
                     self.silent = true;
