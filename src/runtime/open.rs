@@ -102,7 +102,7 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
         read_only: nfs.read_only,
         anonymous: nfs.anonymous,
         limits: (device.limits.nodes, device.limits.open_files),
-        tag: device.tag.clone(),
+        device: format!("{} {:?}", device.tag, device.hal),
     })
 }
 

@@ -48,7 +48,7 @@ pub fn config(port: u16) -> Config {
         read_only: false,
         anonymous: false,
         limits: (10_000, 1000),
-        tag: "test".into(),
+        device: "test".into(),
     }
 }
 

@@ -30,7 +30,7 @@ fn everything(host: &mut Host, round: u64) {
         let _ = host.readlink(link.nodeid);
     }
     if let Ok(fh) = host.opendir(ROOT) {
-        let _ = host.readdir(ROOT, fh, 0, 4096, round % 2 == 0);
+        let _ = host.readdir(ROOT, fh, 0, 4096, round.is_multiple_of(2));
         let _ = host.releasedir(ROOT, fh);
     }
     let _ = host.statfs(ROOT);
@@ -51,11 +51,11 @@ fn changed_answers_are_errors_and_the_truth_is_believed_again() {
         let count = Arc::clone(&changed);
         host.relay.change(Some(Box::new(move |record| {
             // One word in a third of the answers, the mark of the record included, becomes something else.
-            if next(&mut random) % 3 != 0 {
+            if !next(&mut random).is_multiple_of(3) {
                 return;
             }
             count.fetch_add(1, Ordering::SeqCst);
-            let at = next(&mut random) as usize % record.len() & !3;
+            let at = (next(&mut random) as usize % record.len()) & !3;
             let word = match next(&mut random) % 4 {
                 0 => 0,
                 1 => u32::MAX,

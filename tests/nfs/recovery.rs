@@ -210,7 +210,7 @@ fn a_server_slower_than_the_timeout_is_not_asked_twice() {
                 mode: 0o755,
                 umask: 0,
             })
-            .name(&format!("d{round}"))
+            .name(format!("d{round}"))
             .room(128);
         let ticket = host.bed.send(&message);
         host.idle(700);

@@ -50,8 +50,9 @@ pub struct Config {
     pub anonymous: bool,
     /// Nodes and open files, at most.
     pub limits: (u32, u32),
-    /// Name of the device: with the machine's, the name of this client at the server.
-    pub tag: String,
+    /// What tells the device from all others of this machine, the same after a restart: with the machine's name, the
+    /// name of this client at the server, which takes two of the same name for one that was restarted.
+    pub device: String,
 }
 
 /// Find the server and the export, and make the volume.
@@ -120,9 +121,10 @@ fn random() -> u64 {
 
 /// Give the number of this client: of this machine, this device and this export.
 fn client_number(config: &Config) -> u64 {
-    let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
-    let mut name = machine;
-    for part in [&config.tag, &config.server, &config.export] {
+    let mut name = std::fs::read("/etc/machine-id").unwrap_or_default();
+    // Machines that were made from one image may have one number.
+    name.extend(std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default());
+    for part in [&config.device, &config.server, &config.export] {
         name.push(0);
         name.extend_from_slice(part.as_bytes());
     }
