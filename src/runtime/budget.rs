@@ -112,7 +112,7 @@ impl Budget {
                 "device \"{}\": {nodes} nodes, {open_files} open files",
                 device.tag
             ),
-            NfsVolume::footprint(nodes, open_files) as u64,
+            NfsVolume::footprint(nodes, open_files, nfs.uncommitted as usize) as u64,
         );
         let requests = slots.div_ceil(cores) as u32;
         self.add(

@@ -101,6 +101,7 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
         },
         read_only: nfs.read_only,
         anonymous: nfs.anonymous,
+        uncommitted: nfs.uncommitted as usize,
         limits: (device.limits.nodes, device.limits.open_files),
         device: format!("{} {:?}", device.tag, device.hal),
     })

@@ -47,6 +47,7 @@ pub fn config(port: u16) -> Config {
         cache: Cache::Auto,
         read_only: false,
         anonymous: false,
+        uncommitted: 8 << 20,
         limits: (10_000, 1000),
         device: "test".into(),
     }

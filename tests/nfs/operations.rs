@@ -78,11 +78,11 @@ fn each_operation_is_one_round_trip() {
     one("OPEN", 1, &mut |host| {
         opened = host.open(node, O_RDONLY).unwrap();
     });
-    // What was written is durable, and that a descriptor was closed changes nothing.
+    // That a descriptor was closed changes nothing.
     one("FLUSH", 0, &mut |host| {
         assert_eq!(host.flush(node, opened, 1), Err(Errno::ENOSYS));
     });
-    one("FSYNC", 0, &mut |host| {
+    one("FSYNC of what is durable", 0, &mut |host| {
         assert_eq!(host.fsync(node, opened), Ok(()));
     });
     one("READDIRPLUS", 1, &mut |host| {
@@ -91,6 +91,50 @@ fn each_operation_is_one_round_trip() {
         host.releasedir(ROOT, dir).unwrap();
     });
     host.release(node, opened).unwrap();
+}
+
+#[test]
+fn content_is_made_durable_when_the_host_asks_or_closes() {
+    let mut host = Host::new();
+    let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+    let node = file.nodeid;
+    let mut steps = |what: &str, calls: u64, act: &mut dyn FnMut(&mut Host)| {
+        let (made, ()) = host.calls_of(|host| act(host));
+        assert_eq!(made, calls, "{what}");
+    };
+    let sync = |host: &mut Host, flags: u32| {
+        host.write_with(node, fh, 0, b"x", O_RDWR | flags, WriteFlags::empty())
+    };
+    steps("O_DSYNC on a clean file", 1, &mut |host| {
+        assert_eq!(sync(host, O_DSYNC), Ok(1));
+        host.fsync(node, fh).unwrap();
+    });
+    steps("many WRITEs, one COMMIT", 9, &mut |host| {
+        for at in 0..8 {
+            host.write(node, fh, at * 4096, &[1; 4096]).unwrap();
+        }
+        host.fsync(node, fh).unwrap();
+        host.fsync(node, fh).unwrap();
+    });
+    steps("O_DSYNC behind a WRITE that is not", 3, &mut |host| {
+        host.write(node, fh, 0, b"a").unwrap();
+        assert_eq!(sync(host, O_DSYNC), Ok(1));
+        host.fsync(node, fh).unwrap();
+    });
+    steps("SYNCFS", 2, &mut |host| {
+        host.write(node, fh, 0, b"a").unwrap();
+        host.syncfs(ROOT).unwrap();
+        host.syncfs(ROOT).unwrap();
+    });
+    steps("COMMIT and CLOSE in one", 2, &mut |host| {
+        host.write(node, fh, 0, b"b").unwrap();
+        host.release(node, fh).unwrap();
+    });
+    let mut host = Host::with(Manner::default(), |config| config.uncommitted = 0);
+    let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+    host.write(file.nodeid, fh, 0, b"a").unwrap();
+    let (calls, ()) = host.calls_of(|host| host.fsync(file.nodeid, fh).unwrap());
+    assert_eq!(calls, 0);
 }
 
 #[test]

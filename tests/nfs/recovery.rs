@@ -121,6 +121,76 @@ fn a_server_that_crashed_gives_open_files_back() {
 }
 
 #[test]
+fn what_the_server_had_not_made_durable_is_written_again() {
+    for grace in [0, 3] {
+        let manner = Manner {
+            grace,
+            lease: 3,
+            ..Manner::default()
+        };
+        let mut host = Host::with(manner, |_| ());
+        let mut other = core(host.volume);
+        let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+        let node = file.nodeid;
+        host.write(node, fh, 0, &[1; 100_000]).unwrap();
+        host.fsync(node, fh).unwrap();
+        host.write(node, fh, 50_000, &[2; 300_000]).unwrap();
+        other.write(node, fh, 60_000, &[3; 10]).unwrap();
+        host.setattr(node, &size_change(200_000, Some(fh))).unwrap();
+        // With its machine the server loses what it had only in memory; here the test plays that part.
+        host.server.kill();
+        fs::write(host.server.path("f"), [9; 100_000]).unwrap();
+        // This server counts its lives in seconds.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        host.server.restart();
+        let mut model = vec![9; 50_000];
+        model.extend([2; 150_000]);
+        model[60_000..60_010].fill(3);
+        // Nobody sees the file without it.
+        let mut seen = Vec::new();
+        for offset in [0, 100_000] {
+            seen.extend(other.read(node, fh, offset, 100_000).unwrap());
+        }
+        let first = seen.iter().zip(&model).position(|(a, b)| a != b);
+        assert!(seen == model, "{grace}: {} bytes, {first:?}", seen.len());
+        host.fsync(node, fh).unwrap();
+        assert!(fs::read(host.server.path("f")).unwrap() == model);
+        host.release(node, fh).unwrap();
+    }
+}
+
+#[test]
+fn more_than_can_be_kept_is_made_durable_in_between() {
+    let mut host = Host::new();
+    let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+    let node = file.nodeid;
+    // Four times as much as there is room for; many at once, so that some find none.
+    let data: Vec<u8> = (0..1 << 20).map(|at: u32| (at >> 4) as u8).collect();
+    let mut tickets = Vec::new();
+    for at in 0..32u64 {
+        let args = dpfs::wire::fuse::WriteIn {
+            fh,
+            offset: at << 20,
+            size: 1 << 20,
+            ..Default::default()
+        };
+        let message = host.message(dpfs::wire::fuse::Opcode::WRITE, node);
+        let message = message.arg(&args).data(&data).room(8);
+        tickets.push(host.bed.send(&message));
+        if at == 20 {
+            host.server.restart();
+        }
+    }
+    for ticket in tickets {
+        host.finish(ticket).unwrap();
+    }
+    host.fsync(node, fh).unwrap();
+    let found = fs::read(host.server.path("f")).unwrap();
+    assert_eq!(found.len(), 32 << 20);
+    assert!(found.chunks(1 << 20).all(|chunk| chunk == data));
+}
+
+#[test]
 fn a_server_that_is_down_is_waited_for() {
     let mut host = Host::new();
     let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();

@@ -13,7 +13,7 @@ use crate::wire::xdr::{Malformed, Result as Decoded};
 
 use super::instance::{Nfs, free_file};
 use super::meta::{RenamePart, remove_call, rename_call};
-use super::op::{Op, Opening, Step, With};
+use super::op::{Op, Opening, Stage, Step, With};
 use super::volume::{Leftover, OpenState, Silly};
 
 /// Say why a call did not do what it was to do.
@@ -159,16 +159,22 @@ impl Nfs {
             }
             Op::Getattr(_) => {
                 putfh(&mut results)?;
-                let attr = volume.attr(&ok(results.getattr())?);
+                let mut attr = volume.attr(&ok(results.getattr())?);
+                attr.nlink -= volume.hidden_links(task.node).min(attr.nlink);
                 if let Op::Getattr(reply) = self.finish(handle) {
                     reply.ok(Attributes { attr, ttl });
                 }
             }
-            Op::Setattr(_) => {
+            Op::Setattr { size, .. } => {
+                let (node, size) = (task.node, *size);
                 putfh(&mut results)?;
                 ok(results.setattr())?;
-                let attr = volume.attr(&ok(results.getattr())?);
-                if let Op::Setattr(reply) = self.finish(handle) {
+                if let Some(size) = size {
+                    volume.uncommitted.lock().cut(node, size);
+                }
+                let mut attr = volume.attr(&ok(results.getattr())?);
+                attr.nlink -= volume.hidden_links(node).min(attr.nlink);
+                if let Op::Setattr { reply, .. } = self.finish(handle) {
                     reply.ok(Attributes { attr, ttl });
                 }
             }
@@ -183,6 +189,7 @@ impl Nfs {
                 putfh(&mut results)?;
                 let found = ok(results.server_attr())?;
                 const UNIT: u64 = 4096;
+                const NAME_MAX: u32 = 255;
                 let stat = Kstatfs {
                     blocks: found.space[2] / UNIT,
                     bfree: found.space[1] / UNIT,
@@ -191,10 +198,10 @@ impl Nfs {
                     ffree: found.files[1],
                     bsize: UNIT as u32,
                     frsize: UNIT as u32,
-                    namelen: if found.max_name == 0 {
-                        255
-                    } else {
-                        found.max_name
+                    // The host's kernel takes no longer ones.
+                    namelen: match found.max_name {
+                        0 => NAME_MAX,
+                        most => most.min(NAME_MAX),
                     },
                     ..Kstatfs::default()
                 };
@@ -214,11 +221,19 @@ impl Nfs {
                     }
                 }
             }
-            Op::Space(_) => {
+            Op::Space { commits, .. } => {
+                let commits = *commits;
                 putfh(&mut results)?;
+                if commits {
+                    let verifier = ok(results.commit())?;
+                    if !self.committed(handle, &verifier) {
+                        self.make_ready(handle);
+                        return Ok(());
+                    }
+                }
                 // ALLOCATE or DEALLOCATE: neither has results.
                 if results.status().is_ok() {
-                    if let Op::Space(reply) = self.finish(handle) {
+                    if let Op::Space { reply, .. } = self.finish(handle) {
                         reply.ok(());
                     }
                 } else {
@@ -243,26 +258,54 @@ impl Nfs {
                 super::client::copy(reply, done, &here[..count]);
                 self.read_done(handle, done + count, end);
             }
-            Op::Write { count, .. } => {
-                let asked = *count;
+            Op::Write {
+                stage: Stage::Commits,
+                ..
+            } => {
+                putfh(&mut results)?;
+                let verifier = ok(results.commit())?;
+                if !self.committed(handle, &verifier) {
+                    self.make_ready(handle);
+                } else if let Op::Write { reply, done, .. } = self.finish(handle) {
+                    reply.ok(crate::fuse::Written(done as u32));
+                }
+            }
+            Op::Write { count, stage, .. } => {
+                let (asked, stable) = (*count, *stage == Stage::Stable);
                 putfh(&mut results)?;
                 let written = ok(results.write())?;
                 let took = written.count as usize;
-                if took > asked || (took == 0 && asked > 0) || !written.durable {
+                if took > asked || (took == 0 && asked > 0) || (stable && !written.durable) {
                     return Err(Trouble::Malformed);
                 }
+                self.keep(handle, took, written.durable, written.verifier);
                 self.written(handle, took);
+            }
+            Op::Sync { .. } => {
+                putfh(&mut results)?;
+                let verifier = ok(results.commit())?;
+                if self.committed(handle, &verifier) {
+                    self.synced(handle);
+                } else {
+                    self.make_ready(handle);
+                }
+            }
+            Op::Commit => {
+                putfh(&mut results)?;
+                let verifier = ok(results.commit())?;
+                // What the server forgot is written again before anything else.
+                self.committed(handle, &verifier);
+                self.finish(handle);
+                self.committing = false;
+                if volume.uncommitted.lock().is_half_full() {
+                    self.commit_oldest();
+                }
             }
             Op::Open(_, opening) => {
                 let opening = *opening;
                 putfh(&mut results)?;
                 let open = ok(results.open())?;
-                let rest = (|| {
-                    if opening.sets {
-                        ok(results.setattr())?;
-                    }
-                    ok(results.getattr())
-                })();
+                let rest = ok(results.getattr());
                 let user = task.user;
                 let attr = match rest {
                     Ok(attr) => attr,
@@ -327,8 +370,13 @@ impl Nfs {
                     }
                 }
             }
-            Op::Release(_) => {
+            Op::Release { commits, .. } => {
+                let commits = *commits;
                 putfh(&mut results)?;
+                if commits {
+                    let verifier = ok(results.commit())?;
+                    self.committed(handle, &verifier);
+                }
                 // A server that forgot the open has closed it.
                 self.released(handle);
             }
@@ -422,6 +470,7 @@ impl Nfs {
             reply,
             offset,
             done,
+            stage,
             ..
         } = &mut task.op
         else {
@@ -430,7 +479,12 @@ impl Nfs {
         *done += took;
         let (left, at) = (reply.wanted() - *done, *offset + *done as u64);
         if left == 0 {
-            if let Op::Write { reply, done, .. } = self.finish(handle) {
+            if *stage == Stage::Waits(true)
+                && let Some((node, file)) = task.file.as_ref().map(|file| (file.node, file.handle))
+            {
+                *stage = Stage::Commits;
+                self.build_commit(handle, node, &file);
+            } else if let Op::Write { reply, done, .. } = self.finish(handle) {
                 reply.ok(crate::fuse::Written(done as u32));
             }
         } else if self.build_write(handle, at, left) {
@@ -497,7 +551,7 @@ impl Nfs {
     pub(super) fn released(&mut self, handle: TaskId) {
         let volume = self.volume;
         let user = self.tasks.get(handle).map(|task| task.user);
-        let Some(node) = self.tasks.get(handle).map(|task| task.named_node) else {
+        let Some(node) = self.tasks.get(handle).map(|task| task.node) else {
             return;
         };
         if let Some(silly) = volume.closed(node)
@@ -505,7 +559,7 @@ impl Nfs {
         {
             volume.leave(Leftover::Name(silly, user));
         }
-        if let Op::Release(reply) = self.finish(handle) {
+        if let Op::Release { reply, .. } = self.finish(handle) {
             reply.ok(());
         }
     }
@@ -515,7 +569,7 @@ impl Nfs {
         let Some(task) = self.tasks.get(handle) else {
             return;
         };
-        if matches!(task.op, Op::Release(_)) {
+        if matches!(task.op, Op::Release { .. }) {
             return self.released(handle);
         }
         let Some(file) = task.file.as_ref().filter(|_| task.with == With::File) else {

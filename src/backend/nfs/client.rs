@@ -27,6 +27,9 @@ const PATIENCE: u32 = 5;
 /// First and longest wait of a call that the server puts off, in nanoseconds.
 const DELAY: (u64, u64) = (20_000_000, 2_000_000_000);
 
+/// Wait of a WRITE for room among what is not yet durable, in nanoseconds.
+const NO_ROOM: u64 = 1_000_000;
+
 /// The state that an earlier operation of the compound made (RFC 8881, section 16.2.3.1.2).
 const CURRENT: StateId = StateId {
     seqid: 1,
@@ -123,12 +126,22 @@ impl Nfs {
                 .map(|at| at % links)
                 .find(|at| self.links[*at].state == State::Bound);
             let Some(at) = next else { break };
-            let Some(task) = self.tasks.get_mut(handle) else {
+            if self.tasks.get(handle).is_none() {
                 self.ready.pop();
+                continue;
+            }
+            if !self.slots.is_free() {
+                break;
+            }
+            self.ready.pop();
+            if !self.take_room(handle) {
+                self.wait(handle, NO_ROOM);
+                continue;
+            }
+            let Some(task) = self.tasks.get_mut(handle) else {
                 continue;
             };
             let Some(slot) = self.slots.take() else { break };
-            self.ready.pop();
             self.next_link = at + 1;
             let named = match (task.with, &task.file) {
                 (With::Nothing, _) | (With::File, None) => None,
@@ -186,9 +199,10 @@ impl Nfs {
                     let call = &call_bytes(self.calls, *handle)[..task.call.len];
                     let head = pieces.bytes(&call[skip.min(call.len())..]);
                     head && match &task.op {
+                        // Its COMMIT has none of the data.
                         Op::Write {
                             reply, done, count, ..
-                        } => {
+                        } if task.call.payload > 0 => {
                             let skip = skip.saturating_sub(call.len());
                             let data = count.saturating_sub(skip);
                             let pad = padded(*count) - count;
@@ -471,12 +485,18 @@ impl Nfs {
         }
     }
 
-    /// Have a task sent again after a while.
+    /// Have a task sent again after a while that grows.
     pub(super) fn delay(&mut self, handle: Handle) {
         if let Some(task) = self.tasks.get_mut(handle) {
             let wait = (DELAY.0 << task.tries.min(7)).min(DELAY.1);
             task.tries += 1;
-            task.place = Place::Delayed(self.now.after(wait));
+            self.wait(handle, wait);
+        }
+    }
+
+    fn wait(&mut self, handle: Handle, nanoseconds: u64) {
+        if let Some(task) = self.tasks.get_mut(handle) {
+            task.place = Place::Delayed(self.now.after(nanoseconds));
             self.delayed += 1;
         }
     }
@@ -516,7 +536,7 @@ impl Nfs {
         for handle in given_up {
             // Its slot is in doubt, so the session goes with it.
             self.fail(handle, Errno::EIO);
-            self.lose_session(Status::ERR_SEQ_MISORDERED);
+            self.lose_session("a call was given up");
         }
         for (at, silent) in silent.into_iter().enumerate().take(self.links.len()) {
             let link = &self.links[at];
@@ -549,6 +569,22 @@ impl Nfs {
         }
     }
 
+    /// The server refuses a call.
+    fn refused(&mut self, handle: Handle, status: Status) {
+        // A COMMIT before a CLOSE was refused: the file is still to be closed.
+        if let Some(task) = self.tasks.get_mut(handle)
+            && let Op::Release { commits, .. } = &mut task.op
+            && core::mem::take(commits)
+        {
+            let (with, file) = (task.with, self.args[handle.index as usize].handles[0]);
+            self.build_again(handle, with, |call| {
+                call.sequence(true).putfh(&file).close()
+            });
+            return;
+        }
+        self.fail(handle, status.errno());
+    }
+
     fn tries(&self, handle: Handle) -> u32 {
         self.tasks.get(handle).map_or(0, |task| task.tries)
     }
@@ -578,17 +614,20 @@ impl Nfs {
             _ => {}
         }
         match status.class() {
-            Class::Caller => self.fail(handle, status.errno()),
+            Class::Caller => {
+                self.commit_failed(handle, status);
+                self.refused(handle, status);
+            }
             Class::Later => self.delay(handle),
             Class::State => self.reopen(handle, status),
             Class::Client => {
                 self.volume.standing.lock().client = None;
                 self.make_ready(handle);
-                self.lose_session(status);
+                self.lose_session(status.name());
             }
             Class::Session | Class::Slot => {
                 self.make_ready(handle);
-                self.lose_session(status);
+                self.lose_session(status.name());
             }
         }
     }

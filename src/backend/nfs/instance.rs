@@ -24,7 +24,7 @@ use super::answer::{DOTS, open_call, with_attributes};
 use super::client::call_buffer;
 use super::link::Link;
 use super::meta::{RenamePart, look_call, remove_call, rename_call};
-use super::op::{Args, CALL_ROOM, Op, Opening, Place, Step, Task, With};
+use super::op::{Args, CALL_ROOM, Op, Opening, Place, Stage, Step, Task, With};
 use super::recovery::{Mounted, Phase};
 use super::slots::Slots;
 use super::volume::{Cache, Leftover, NfsVolume, OpenFile, OpenState};
@@ -37,8 +37,10 @@ pub const MAX_LINKS: usize = 16;
 const AROUND: u32 = 1024;
 /// Least and most bytes of a directory that are asked for at a time.
 const LISTING: (usize, usize) = (4096, 64 << 10);
-/// WRITE is done when content and attributes are durable.
-const FILE_SYNC: u32 = 2;
+/// WRITE is done when the server has the content (`UNSTABLE4`), or when content and attributes are durable
+/// (`FILE_SYNC4`).
+const UNSTABLE: u32 = 0;
+pub(super) const FILE_SYNC: u32 = 2;
 
 mod mode {
     pub const S_IFMT: u32 = 0o170_000;
@@ -75,6 +77,14 @@ pub struct Nfs {
     /// Tasks that wait for a time.
     pub(super) delayed: u32,
     pub(super) warned: bool,
+    /// A COMMIT of our own is under way.
+    pub(super) committing: bool,
+    /// When the last one began.
+    pub(super) settled: Instant,
+    /// Record that is written again, and how much of it is.
+    pub(super) rewriting: (u64, usize),
+    /// The server does have another verifier.
+    pub(super) checked: bool,
     /// The server's silence is known.
     pub(super) silent: bool,
     /// Path of the export, for a mount; what was found, or why not.
@@ -146,6 +156,10 @@ impl Nfs {
             renewed: Instant::default(),
             delayed: 0,
             warned: false,
+            committing: false,
+            settled: Instant::default(),
+            rewriting: (0, 0),
+            checked: false,
             silent: false,
             mount,
             mounted: None,
@@ -196,7 +210,7 @@ impl Nfs {
     }
 
     /// Begin a task: enter it, write its call, queue it.
-    fn start(
+    pub(super) fn start(
         &mut self,
         op: Op,
         user: Credentials,
@@ -217,7 +231,8 @@ impl Nfs {
             link: 0,
             since: self.now,
             tries: 0,
-            named_node: 0,
+            node: 0,
+            upto: 0,
             filled: 0,
         };
         match self.tasks.insert(task) {
@@ -293,6 +308,14 @@ impl Nfs {
         if matches!(task.place, Place::Delayed(_)) {
             self.delayed -= 1;
         }
+        if let Op::Write {
+            stage: Stage::HasRoom(_),
+            count,
+            ..
+        } = task.op
+        {
+            self.volume.uncommitted.lock().release(count);
+        }
         if let Some(file) = task.file {
             self.unpin(file);
         }
@@ -304,7 +327,8 @@ impl Nfs {
         if let Some(task) = self.tasks.get(handle) {
             match (&task.op, &task.file) {
                 // What the host closes is closed, whatever the server says.
-                (Op::Release(_), _) => return self.released(handle),
+                (Op::Release { .. }, _) => return self.released(handle),
+                (Op::Commit, _) => self.committing = false,
                 (Op::Reopen, Some(file)) => {
                     let mut state = file.state.lock();
                     state.lost = Some(error);
@@ -343,6 +367,7 @@ impl Nfs {
                 }
             }
         }
+        self.commit_old();
         if self.now.since(self.renewed) > self.volume.settings.lease / 3 {
             self.renewed = self.now;
             let user = self.user(Credentials::Sys {
@@ -358,7 +383,7 @@ impl Nfs {
 
     /// Tell whether files without names are still to be removed.
     pub(super) fn sweeps(&self) -> bool {
-        let sweeps = |op: &Op| matches!(op, Op::Sweep | Op::Release(_));
+        let sweeps = |op: &Op| matches!(op, Op::Sweep | Op::Release { .. });
         !self.volume.leftovers.is_empty() || self.tasks.iter().any(|(_, task)| sweeps(&task.op))
     }
 
@@ -385,13 +410,19 @@ impl Nfs {
         let Some(fh) = self.file_of(handle) else {
             return false;
         };
-        if let Some(Op::Write { count, .. }) = self.tasks.get_mut(handle).map(|task| &mut task.op) {
+        let mut stable = UNSTABLE;
+        if let Some(Op::Write { count, stage, .. }) =
+            self.tasks.get_mut(handle).map(|task| &mut task.op)
+        {
             *count = now;
+            if *stage == Stage::Stable {
+                stable = FILE_SYNC;
+            }
         }
         self.build(handle, With::File, now, |call| {
             call.sequence(false)
                 .putfh(&fh)
-                .write(offset, FILE_SYNC, now as u32)
+                .write(offset, stable, now as u32)
         })
     }
 
@@ -421,6 +452,12 @@ impl Nfs {
                 .putfh(&fh)
                 .readdir(cookie, &verifier, bytes, &attributes)
         });
+    }
+
+    fn set_node(&mut self, task: Option<TaskId>, node: NodeId) {
+        if let Some(task) = task.and_then(|handle| self.tasks.get_mut(handle)) {
+            task.node = node.0;
+        }
     }
 
     fn writable(&self) -> Result<(), Errno> {
@@ -558,8 +595,9 @@ const FRESH: Settable<'static> = Settable {
 
 impl FileSystem for Nfs {
     fn wishes(&self, _offered: InitFlags) -> Wishes {
-        let mut flags = InitFlags::ATOMIC_O_TRUNC
-            | InitFlags::HANDLE_KILLPRIV_V2
+        // Not ATOMIC_O_TRUNC: the host's kernel would have the content of a running program cut before it refuses
+        // that (`ETXTBSY`).
+        let mut flags = InitFlags::HANDLE_KILLPRIV_V2
             | InitFlags::DO_READDIRPLUS
             | InitFlags::READDIRPLUS_AUTO
             | InitFlags::AUTO_INVAL_DATA;
@@ -616,9 +654,10 @@ impl FileSystem for Nfs {
             Err(error) => return reply.err(error),
         };
         let user = self.caller(&rq.caller, None);
-        self.start(Op::Getattr(reply), user, None, With::Nothing, |call| {
+        let begun = self.start(Op::Getattr(reply), user, None, With::Nothing, |call| {
             call.sequence(false).putfh(&fh).getattr(&AttrRequest::STAT)
         });
+        self.set_node(begun, node);
     }
 
     fn setattr(&mut self, rq: &Request, node: NodeId, set: &SetAttr, reply: Reply<Attributes>) {
@@ -650,12 +689,17 @@ impl FileSystem for Nfs {
                 (None, With::Nothing, self.caller(&rq.caller, None))
             }
         };
-        self.start(Op::Setattr(reply), user, file, with, |call| {
+        let op = Op::Setattr {
+            reply,
+            size: set.size,
+        };
+        let begun = self.start(op, user, file, with, |call| {
             call.sequence(true)
                 .putfh(&fh)
                 .setattr(&settable)
                 .getattr(&AttrRequest::STAT)
         });
+        self.set_node(begun, node);
     }
 
     fn readlink(&mut self, rq: &Request, node: NodeId, reply: Reply<Target>) {
@@ -864,9 +908,7 @@ impl FileSystem for Nfs {
         _kill_suidgid: bool,
         reply: Reply<Opened>,
     ) {
-        let truncate = flags.contains(OpenFlags::TRUNC);
-        let writes = flags.access().writes() || truncate;
-        let fh = if writes {
+        let fh = if flags.access().writes() {
             self.changed(node)
         } else {
             self.volume.handle(node)
@@ -878,26 +920,18 @@ impl FileSystem for Nfs {
         let opening = Opening {
             node: node.0,
             handle: fh,
-            access: access(flags) | if truncate { 2 } else { 0 },
+            access: access(flags),
             owner: self.volume.number(),
-            sets: truncate,
-        };
-        let with = if truncate {
-            With::Current
-        } else {
-            With::Nothing
+            sets: false,
         };
         let user = self.caller(&rq.caller, None);
-        self.start(Op::Open(reply, opening), user, None, with, |call| {
-            let mut call = open_call(call, &opening);
-            if truncate {
-                call = call.setattr(&Settable {
-                    size: Some(0),
-                    ..Settable::default()
-                });
-            }
-            call.getattr(&AttrRequest::STAT)
-        });
+        self.start(
+            Op::Open(reply, opening),
+            user,
+            None,
+            With::Nothing,
+            |call| open_call(call, &opening).getattr(&AttrRequest::STAT),
+        );
     }
 
     fn create(
@@ -991,7 +1025,7 @@ impl FileSystem for Nfs {
         fh: Fh,
         offset: u64,
         _: WriteFlags,
-        _: OpenFlags,
+        flags: OpenFlags,
         reply: Reply<Written>,
     ) {
         let file = match self.volume.opened(fh) {
@@ -999,11 +1033,13 @@ impl FileSystem for Nfs {
             Err(error) => return reply.err(error),
         };
         let (user, wanted) = (file.user, reply.wanted());
+        let stage = self.stage(file.node, flags.contains(OpenFlags::DSYNC));
         let op = Op::Write {
             reply,
             offset,
             done: 0,
             count: 0,
+            stage,
         };
         if let Some(handle) = self.start(op, user, Some(file), With::File, |call| call) {
             self.build_write(handle, offset, wanted);
@@ -1026,25 +1062,44 @@ impl FileSystem for Nfs {
             Closed::Now(file) => {
                 let (handle, user, node) = (file.handle, file.user, file.node);
                 let stateid = file.state.lock().stateid;
-                let begun = self.start(
-                    Op::Release(reply),
-                    user,
-                    None,
-                    With::This(stateid),
-                    |call| call.sequence(true).putfh(&handle).close(),
-                );
-                if let Some(handle) = begun
-                    && let Some(task) = self.tasks.get_mut(handle)
+                let commits = self.volume.is_uncommitted(node);
+                let upto = self.volume.uncommitted.lock().number();
+                let op = Op::Release { reply, commits };
+                let begun = self.start(op, user, None, With::This(stateid), |call| {
+                    let mut call = call.sequence(true).putfh(&handle);
+                    if commits {
+                        call = call.commit(0, 0);
+                    }
+                    call.close()
+                });
+                if let Some(task) = begun
+                    && let Some(task) = self.tasks.get_mut(task)
                 {
-                    task.named_node = node;
+                    (task.node, task.upto) = (node, upto);
+                }
+                if let Some(task) = begun {
+                    self.args[task.index as usize].handles[0] = handle;
                 }
             }
         }
     }
 
-    fn fsync(&mut self, _: &Request, _: NodeId, _: Fh, _: bool, reply: Reply<()>) {
-        // Every WRITE was durable when it was answered.
-        reply.ok(());
+    fn fsync(&mut self, rq: &Request, node: NodeId, fh: Fh, _: bool, reply: Reply<()>) {
+        let file = match self.volume.opened(fh) {
+            Ok(file) => file,
+            Err(error) => return reply.err(error),
+        };
+        let lost = file.state.lock().lost;
+        let handle = file.handle;
+        self.unpin(file);
+        match lost {
+            Some(lost) => reply.err(lost),
+            None if self.volume.is_uncommitted(node.0) => {
+                let user = self.caller(&rq.caller, None);
+                self.sync(node.0, &handle, user, Op::Sync { reply, all: false });
+            }
+            None => reply.ok(()),
+        }
     }
 
     fn opendir(&mut self, rq: &Request, node: NodeId, _: OpenFlags, reply: Reply<Opened>) {
@@ -1103,7 +1158,15 @@ impl FileSystem for Nfs {
     }
 
     fn syncfs(&mut self, _: &Request, _: NodeId, reply: Reply<()>) {
-        reply.ok(());
+        let oldest = self.volume.uncommitted.lock().from(0);
+        match oldest {
+            Some((_, record)) => {
+                let user = self.user(record.user());
+                let op = Op::Sync { reply, all: true };
+                self.sync(record.node, &record.handle, user, op);
+            }
+            None => reply.ok(()),
+        }
     }
 
     fn statfs(&mut self, rq: &Request, node: NodeId, reply: Reply<Statfs>) {
@@ -1160,15 +1223,24 @@ impl FileSystem for Nfs {
             Ok(file) => file,
             Err(error) => return reply.err(error),
         };
-        let (user, handle) = (file.user, file.handle);
-        self.start(Op::Space(reply), user, Some(file), With::File, |call| {
-            let call = call.sequence(true).putfh(&handle);
+        let (user, handle, node) = (file.user, file.handle, file.node);
+        let commits = mode == PUNCH && self.volume.is_uncommitted(node);
+        let upto = self.volume.uncommitted.lock().number();
+        let op = Op::Space { reply, commits };
+        let begun = self.start(op, user, Some(file), With::File, |call| {
+            let mut call = call.sequence(true).putfh(&handle);
+            if commits {
+                call = call.commit(0, 0);
+            }
             if mode == PUNCH {
                 call.deallocate(offset, length)
             } else {
                 call.allocate(offset, length)
             }
         });
+        if let Some(task) = begun.and_then(|handle| self.tasks.get_mut(handle)) {
+            (task.node, task.upto) = (node, upto);
+        }
     }
 
     fn lseek(

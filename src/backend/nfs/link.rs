@@ -13,7 +13,9 @@ use super::recovery::Ask;
 /// Bytes of what comes in; the largest answer other than a READ's has to fit.
 pub const BUFFER: usize = 128 << 10;
 /// Bytes of a call of the session's own.
-pub const ASK_ROOM: usize = 2 << 10;
+pub const ASK_ROOM: usize = (2 << 10) + REWRITE;
+/// Bytes of content that one of them writes again.
+pub const REWRITE: usize = 64 << 10;
 /// Stands for the session's own call in the queue.
 pub const ASK: Handle = Handle {
     index: u32::MAX,

@@ -15,14 +15,15 @@
 //! from its memory (exactly once), or in a new slot when the server said "later" or forgot the session.
 //!
 //! Each core has a session of its own under one client ID, so a file that one core opened another can read. The core
-//! whose turn it is introduces the client and, after a restart of the server, claims all open files again.
+//! whose turn it is introduces the client and, after a restart of the server, claims all open files again and writes
+//! again what had not become durable ([`uncommitted`]).
 //!
-//! It never blocks, never allocates after start, and no answer of a server makes it panic. WRITEs are durable when they
-//! are answered (`FILE_SYNC4`), so a restart of the server loses nothing. Locks are the host kernel's own. Source: RFC
-//! 8881, RFC 7862.
+//! It never blocks, never allocates after start, and no answer of a server makes it panic. A restart of the server
+//! loses nothing that was answered. Locks are the host kernel's own. Source: RFC 8881, RFC 7862.
 
 mod answer;
 mod client;
+mod commit;
 mod instance;
 mod link;
 mod meta;
@@ -31,6 +32,7 @@ mod recovery;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;
+mod uncommitted;
 mod volume;
 
 pub use instance::Nfs;

@@ -27,7 +27,7 @@ pub struct Opening {
     pub access: u32,
     /// Number of the opener.
     pub owner: u64,
-    /// The content was cut, or the creation is exclusive: the compound has a SETATTR.
+    /// The creation is exclusive: the compound has a SETATTR.
     pub sets: bool,
 }
 
@@ -38,7 +38,12 @@ pub enum Op {
     /// Attributes.
     Getattr(Reply<Attributes>),
     /// Attributes are set.
-    Setattr(Reply<Attributes>),
+    Setattr {
+        /// Answer.
+        reply: Reply<Attributes>,
+        /// The file is cut, or made longer.
+        size: Option<u64>,
+    },
     /// Target of a symbolic link.
     Readlink(Reply<Target>),
     /// A new object; a regular file is opened and closed to make it.
@@ -87,6 +92,8 @@ pub enum Op {
         done: usize,
         /// Bytes of the present call.
         count: usize,
+        /// How it goes on.
+        stage: Stage,
     },
     /// A directory is read.
     Readdir(Reply<DirEntries>),
@@ -97,11 +104,30 @@ pub enum Op {
     /// Permissions are asked for: these bits.
     Access(Reply<()>, u32),
     /// Space is allocated or freed.
-    Space(Reply<()>),
+    Space {
+        /// Answer.
+        reply: Reply<()>,
+        /// The compound has a COMMIT first, so that what is kept is not written into the hole again.
+        commits: bool,
+    },
+    /// Content is to be made durable.
+    Sync {
+        /// Answer.
+        reply: Reply<()>,
+        /// That of all files.
+        all: bool,
+    },
+    /// Content is made durable for the room that it takes.
+    Commit,
     /// Data or a hole is looked for.
     Seek(Reply<Position>),
     /// A file is closed for the host.
-    Release(Reply<()>),
+    Release {
+        /// Answer.
+        reply: Reply<()>,
+        /// The compound has a COMMIT first.
+        commits: bool,
+    },
     /// Something left over is closed.
     Close,
     /// A file whose name went while it was open is removed, or an old one of an earlier life.
@@ -110,6 +136,19 @@ pub enum Op {
     Reopen,
     /// The lease is renewed.
     Renew,
+}
+
+/// Say how far a WRITE is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// It is to be durable when it is answered.
+    Stable,
+    /// It is to be kept, and waits for room; `true`: the host wants it durable.
+    Waits(bool),
+    /// It has room for the present call.
+    HasRoom(bool),
+    /// All is written, and is made durable.
+    Commits,
 }
 
 /// Say how far a REMOVE or RENAME is.
@@ -177,8 +216,10 @@ pub struct Task {
     pub since: Instant,
     /// How often it was delayed, or met silence.
     pub tries: u32,
-    /// Node of the file that a RELEASE lets go of.
-    pub named_node: u64,
+    /// Node that it is about.
+    pub node: u64,
+    /// Content kept before this number is what a COMMIT is about.
+    pub upto: u64,
     /// Bytes of a directory's answer that are there: "." and "..".
     pub filled: usize,
 }
@@ -188,7 +229,7 @@ impl Op {
     pub fn fail(self, error: Errno) {
         match self {
             Self::Lookup(reply) | Self::Make { reply, .. } | Self::Link(reply) => reply.err(error),
-            Self::Getattr(reply) | Self::Setattr(reply) => reply.err(error),
+            Self::Getattr(reply) | Self::Setattr { reply, .. } => reply.err(error),
             Self::Readlink(reply) => reply.err(error),
             Self::Open(reply, _) => reply.err(error),
             Self::Create(reply, _) => reply.err(error),
@@ -201,9 +242,10 @@ impl Op {
             Self::Remove { reply, .. }
             | Self::Rename { reply, .. }
             | Self::Access(reply, _)
-            | Self::Space(reply)
-            | Self::Release(reply) => reply.err(error),
-            Self::Close | Self::Sweep | Self::Reopen | Self::Renew => {}
+            | Self::Space { reply, .. }
+            | Self::Sync { reply, .. }
+            | Self::Release { reply, .. } => reply.err(error),
+            Self::Commit | Self::Close | Self::Sweep | Self::Reopen | Self::Renew => {}
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!  connected ──> turn? ──> EXCHANGE_ID ──> CREATE_SESSION ──> open files claimed ──> RECLAIM_COMPLETE ──> up
 //!                  └────── client known ────^    │ STALE_CLIENTID: again from EXCHANGE_ID
+//!                   then what had not become durable is written again
 //!  a connection breaks while it is up ──> connected ──> BIND_CONN_TO_SESSION ──> calls sent again, byte for byte
 //! ```
 //!
@@ -11,15 +12,18 @@
 use crate::mem::Pinned;
 use crate::sys::time::Instant;
 use crate::wire::nfs4::{
-    AttrRequest, ChannelSize, Compound, Created, Handle, OpenClaim, OpenHow, Results, Status,
+    AttrRequest, ChannelSize, Class, Compound, Created, Handle, OpenClaim, OpenHow, Results,
+    Status, Verifier,
 };
 use crate::wire::rpc::Credentials;
 use crate::wire::xdr::Malformed;
 
 use super::answer::{Trouble, ok};
-use super::instance::Nfs;
-use super::link::{ASK, State};
+use super::commit::commit_call;
+use super::instance::{FILE_SYNC, Nfs};
+use super::link::{ASK, REWRITE, State};
 use super::slots::MAX_SLOTS;
+use super::uncommitted::Record;
 use super::volume::OpenFile;
 
 /// Nanoseconds before something is asked again that the server puts off.
@@ -54,6 +58,10 @@ pub enum Ask {
     Claim(Pinned<OpenFile>),
     /// To be told of as complete.
     Complete,
+    /// Whether this is the life of the server that has the content of this verifier.
+    Check(Verifier),
+    /// To have content again: this record, so many bytes.
+    Rewrite(Record, usize),
     /// Where the export is: for a mount.
     Root,
 }
@@ -75,11 +83,11 @@ pub struct Mounted {
 
 impl Nfs {
     /// The server forgot the session, or something is wrong with it: begin anew. Calls under way are made again.
-    pub(super) fn lose_session(&mut self, why: Status) {
+    pub(super) fn lose_session(&mut self, why: &str) {
         if self.phase == Phase::Down {
             return;
         }
-        crate::log::info!("nfs: the session is lost: {}", why.name());
+        crate::log::info!("nfs: the session is lost: {}", why);
         for link in 0..self.links.len() {
             self.close_link(link);
         }
@@ -129,11 +137,13 @@ impl Nfs {
             group: None,
         };
         let machine = self.user(machine);
-        let link = &mut self.links[at];
         let who = match &ask {
             Ask::Claim(file) => file.user,
+            Ask::Rewrite(record, _) => self.user(record.user()),
             _ => machine,
         };
+        let link = &mut self.links[at];
+        let mut payload = 0;
         let call = Compound::new(link.ask_buffer, minor, b"dpfs", &who);
         let largest = volume.settings.max_read.max(volume.settings.max_write) + AROUND;
         let fore = ChannelSize {
@@ -168,6 +178,18 @@ impl Nfs {
                 )
             }
             Ask::Complete => call.sequence(true).reclaim_complete(),
+            Ask::Check(_) => {
+                let oldest = volume.uncommitted.lock().from(0);
+                let file = oldest.map_or(Handle::EMPTY, |(_, record)| record.handle);
+                commit_call(call, &file)
+            }
+            Ask::Rewrite(record, len) => {
+                let place = record.offset + self.rewriting.1 as u64;
+                payload = *len;
+                call.sequence(false)
+                    .putfh(&record.handle)
+                    .write(place, FILE_SYNC, payload as u32)
+            }
             Ask::Root => {
                 let mut call = call.sequence(false).putrootfh();
                 let names = self.mount.split(|byte| *byte == b'/');
@@ -179,14 +201,22 @@ impl Nfs {
                     .getattr(&AttrRequest::STAT)
             }
         };
-        let Some(call) = call.finish(0) else {
+        let Some(mut call) = call.finish(payload) else {
             self.mount_failed = Some(Status::ERR_NAMETOOLONG);
             return;
         };
         self.xids = self.xids.wrapping_add(1);
         link.ask_xid = u32::from(self.xids) << 16 | 0xffff;
         crate::wire::nfs4::Call::set_xid(link.ask_buffer, link.ask_xid);
-        if matches!(ask, Ask::Claim(_) | Ask::Complete | Ask::Root) {
+        if let Ask::Rewrite(record, len) = &ask {
+            let room = &mut link.ask_buffer[call.len..call.len + call.payload];
+            room.fill(0);
+            let kept = volume.uncommitted.lock();
+            kept.copy(record, self.rewriting.1, &mut room[..*len]);
+            call.len += core::mem::take(&mut call.payload);
+        }
+        let first = matches!(ask, Ask::Nothing | Ask::Exchange | Ask::Create | Ask::Bind);
+        if !first {
             let sequence = self.slots.sequence(0);
             call.set_sequence(link.ask_buffer, &self.session, sequence, 0, 0);
         }
@@ -240,7 +270,9 @@ impl Nfs {
                 self.go_on(at, Next::Exchange);
             }
             // A connection asked to carry a session that the server does not know any more.
-            Err(Trouble::Status(status)) if self.phase == Phase::Up => self.lose_session(status),
+            Err(Trouble::Status(status)) if self.phase == Phase::Up => {
+                self.lose_session(status.name());
+            }
             Err(Trouble::Status(status)) => {
                 crate::log::warn!("nfs: the server refuses the session: {}", status.name());
                 self.mount_failed = Some(status);
@@ -268,6 +300,8 @@ impl Nfs {
                 if standing.client != Some(client) && !(confirmed && standing.client.is_some()) {
                     standing.complete = false;
                 }
+                // It is certain only that it may have.
+                standing.rewrite = true;
                 standing.client = Some(client);
                 standing.sequence = sequence;
                 Ok(Next::Create)
@@ -287,7 +321,8 @@ impl Nfs {
                 self.response_room = made.fore.max_response;
                 self.links[at].state = State::Bound;
                 self.claimed = 0;
-                Ok(if complete { Next::Root } else { Next::Claim })
+                (self.rewriting, self.checked) = ((0, 0), false);
+                Ok(if complete { Next::Rewrite } else { Next::Claim })
             }
             Ask::Bind => {
                 ok(results.step(crate::wire::nfs4::op::BIND_CONN_TO_SESSION))?;
@@ -319,7 +354,46 @@ impl Nfs {
                     Err(trouble) => return Err(trouble),
                 }
                 self.volume.standing.lock().complete = true;
-                Ok(Next::Root)
+                Ok(Next::Rewrite)
+            }
+            Ask::Check(verifier) => {
+                ok(results.sequence())?;
+                self.slots.give(0, true);
+                let same = ok(results.step(crate::wire::nfs4::op::PUTFH))
+                    .and_then(|()| ok(results.commit()))
+                    .is_ok_and(|now| now == *verifier);
+                if same {
+                    self.volume.standing.lock().rewrite = false;
+                }
+                self.checked = true;
+                Ok(Next::Rewrite)
+            }
+            Ask::Rewrite(record, len) => {
+                ok(results.sequence())?;
+                self.slots.give(0, true);
+                let (number, skip) = self.rewriting;
+                let written = ok(results.step(crate::wire::nfs4::op::PUTFH))
+                    .and_then(|()| ok(results.write()));
+                match written {
+                    Ok(written) => {
+                        let took = written.count as usize;
+                        if !written.durable || took == 0 || took > *len {
+                            return Err(Trouble::Malformed);
+                        }
+                        self.rewriting.1 += took;
+                        if self.rewriting.1 >= record.len as usize {
+                            self.volume.uncommitted.lock().done(number);
+                            self.rewriting = (number + 1, 0);
+                        }
+                    }
+                    Err(Trouble::Status(status)) if status.class() != Class::Later => {
+                        crate::log::warn!("nfs: content from byte {} is refused", skip);
+                        let errno = status.errno();
+                        self.volume.lose_content(record.node, number + 1, errno);
+                    }
+                    Err(trouble) => return Err(trouble),
+                }
+                Ok(Next::Rewrite)
             }
             Ask::Root => {
                 ok(results.sequence())?;
@@ -344,6 +418,26 @@ impl Nfs {
         }
     }
 
+    /// Write the next of what the server forgot.
+    fn rewrite(&mut self, at: usize) {
+        let next = match self.volume.standing.lock().rewrite {
+            true => self.volume.uncommitted.lock().from(self.rewriting.0),
+            false => None,
+        };
+        let Some((number, record)) = next else {
+            self.volume.standing.lock().rewrite = false;
+            return self.go_on(at, Next::Root);
+        };
+        if !self.checked {
+            return self.ask(at, Ask::Check(record.verifier));
+        }
+        if number != self.rewriting.0 {
+            self.rewriting = (number, 0);
+        }
+        let left = (record.len as usize).saturating_sub(self.rewriting.1);
+        self.ask(at, Ask::Rewrite(record, left.min(REWRITE)));
+    }
+
     fn go_on(&mut self, at: usize, next: Next) {
         match next {
             Next::Exchange => self.ask(at, Ask::Exchange),
@@ -358,6 +452,7 @@ impl Nfs {
                 }
                 self.unpin(file);
             },
+            Next::Rewrite => self.rewrite(at),
             Next::Root if !self.mount.is_empty() && self.mounted.is_none() => {
                 self.ask(at, Ask::Root);
             }
@@ -379,6 +474,8 @@ enum Next {
     Exchange,
     Create,
     Claim,
+    /// What the server forgot is written again.
+    Rewrite,
     /// The root is asked for when it is not known.
     Root,
     Up,

@@ -48,6 +48,8 @@ pub struct Config {
     pub read_only: bool,
     /// Use AUTH_NONE.
     pub anonymous: bool,
+    /// Bytes of content that the server has not yet made durable; zero has it made durable before each answer.
+    pub uncommitted: usize,
     /// Nodes and open files, at most.
     pub limits: (u32, u32),
     /// What tells the device from all others of this machine, the same after a restart: with the machine's name, the
@@ -109,6 +111,7 @@ fn settings(config: &Config, server: SocketAddr, minor: u32) -> Settings {
         max_read: LARGEST as u32,
         max_write: LARGEST as u32,
         lease: 30_000_000_000,
+        uncommitted: config.uncommitted,
     }
 }
 
@@ -138,7 +141,7 @@ fn volume(
     probe: u64,
 ) -> Result<&'static NfsVolume, String> {
     let limits = if probe == 0 { config.limits } else { (1, 1) };
-    let bytes = NfsVolume::footprint(limits.0, limits.1);
+    let bytes = NfsVolume::footprint(limits.0, limits.1, settings.uncommitted);
     let arena = map::reserve(bytes).map_err(|error| error.to_string())?;
     let who = (client_number(config) ^ probe, random(), random());
     let root = (mounted.root, mounted.fsid, mounted.fileid);
@@ -162,6 +165,7 @@ fn mount(
     let probe = random() | 1;
     let settings = Settings {
         connections: 1,
+        uncommitted: 0,
         ..settings(config, server, minor)
     };
     let volume = volume(config, settings, &nothing, probe)?;

@@ -34,6 +34,12 @@ impl Slots {
         self.limit = slots.clamp(1, MAX_SLOTS as u32);
     }
 
+    /// Tell whether a slot is free.
+    pub fn is_free(&self) -> bool {
+        let busy: u32 = self.busy.iter().map(|bits| bits.count_ones()).sum();
+        busy < self.limit
+    }
+
     /// Take the lowest slot that is free.
     pub fn take(&mut self) -> Option<u32> {
         let (word, bits) = (0..)

@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use spin::Mutex;
 
+use super::uncommitted::Uncommitted;
 use crate::fuse::{Entry, Fh, NodeId, Volume};
 use crate::mem::{
     Arena, NodeKey, NodeTable, OpenFileTable, OutOfMemory, Pinned, Refused, SharedRing, hash_bytes,
@@ -55,6 +56,8 @@ pub struct Settings {
     pub max_write: u32,
     /// Nanoseconds that the server keeps state which is not renewed.
     pub lease: u64,
+    /// Bytes of content that the server has not yet made durable; zero has it made durable before each answer.
+    pub uncommitted: usize,
 }
 
 impl NodeKey for Handle {
@@ -135,6 +138,8 @@ pub struct Standing {
     pub sequence: u32,
     /// The server has been told that everything is reclaimed.
     pub complete: bool,
+    /// The server may have forgotten content that is kept: it is to be written again before anything else.
+    pub rewrite: bool,
 }
 
 /// Share an export between the cores of its device.
@@ -145,6 +150,7 @@ pub struct NfsVolume {
     pub(super) files: &'static OpenFileTable<OpenFile>,
     pub(super) leftovers: &'static SharedRing<Leftover>,
     pub(super) standing: Mutex<Standing>,
+    pub(super) uncommitted: Mutex<Uncommitted>,
     pub(super) epoch: AtomicU32,
     /// Name of this client among all of the server's.
     pub(super) client_name: [u8; 24],
@@ -172,6 +178,7 @@ impl NfsVolume {
         (client, boot, seed): (u64, u64, u64),
         (root, fsid, fileid): (Handle, (u64, u64), u64),
     ) -> Result<&'static Self, OutOfMemory> {
+        let kept = settings.uncommitted;
         let mut client_name = *b"dpfs:0000000000000000:v1";
         write_hex(&mut client_name[5..21], client);
         let root_node = Node {
@@ -186,6 +193,7 @@ impl NfsVolume {
             files: OpenFileTable::new(arena, open_files)?,
             leftovers: SharedRing::new(arena, LEFTOVERS)?,
             standing: Mutex::new(Standing::default()),
+            uncommitted: Mutex::new(Uncommitted::new(arena, kept)?),
             epoch: AtomicU32::new(0),
             client_name,
             verifier: boot.to_be_bytes(),
@@ -196,10 +204,11 @@ impl NfsVolume {
     }
 
     /// Give the bytes of arena that a volume needs.
-    pub const fn footprint(nodes: u32, open_files: u32) -> usize {
+    pub const fn footprint(nodes: u32, open_files: u32, uncommitted: usize) -> usize {
         NodeTable::<Handle, Node>::footprint(nodes)
             + OpenFileTable::<OpenFile>::footprint(open_files)
             + SharedRing::<Leftover>::footprint(LEFTOVERS)
+            + Uncommitted::footprint(uncommitted)
             + size_of::<Self>()
             + 256
     }
@@ -235,6 +244,31 @@ impl NfsVolume {
     /// `EBADF` for one that the host has not open.
     pub(super) fn opened(&'static self, fh: Fh) -> Result<Pinned<OpenFile>, Errno> {
         self.files.pin(fh.0).ok_or(Errno::EBADF)
+    }
+
+    /// Tell whether content of a file is not yet durable.
+    pub(super) fn is_uncommitted(&self, node: u64) -> bool {
+        self.settings.uncommitted > 0 && self.uncommitted.lock().has(node)
+    }
+
+    /// Content of a file is lost that was answered before number `upto`: whoever has it open is told.
+    pub(super) fn lose_content(&'static self, node: u64, upto: u64, why: Errno) {
+        self.uncommitted.lock().forget(node, upto);
+        if why == Errno::ESTALE {
+            // The file is gone, and its content with it.
+            return;
+        }
+        crate::log::warn!("nfs: content that was written is lost: {}", why);
+        let mut place = 0;
+        while let Some((next, file)) = self.files.pin_after(place) {
+            place = next;
+            if file.node == node && file.access != 0 {
+                file.state.lock().lost = Some(why);
+            }
+            if let Some(file) = file.unpin() {
+                self.dispose(&file);
+            }
+        }
     }
 
     /// Tell how long the host may remember attributes, and names.
@@ -397,6 +431,12 @@ impl NfsVolume {
         }
     }
 
+    /// Give the number of names of a file that the host does not see.
+    pub(super) fn hidden_links(&self, node: u64) -> u32 {
+        let hidden = self.nodes.update(node, |_, node| node.silly.is_some());
+        u32::from(hidden == Some(true))
+    }
+
     /// Tell whether a file is open here.
     pub(super) fn is_open(&self, handle: &Handle) -> bool {
         let epoch = self.epoch.load(Ordering::Acquire);
@@ -494,6 +534,8 @@ fn number_of(owner: &[u8]) -> u32 {
 impl Volume for NfsVolume {
     fn reset(&self, epoch: u32) {
         self.epoch.store(epoch, Ordering::Release);
+        // The server has it, and nobody is left who could ask for more.
+        self.uncommitted.lock().clear();
         self.files.reset(epoch, |file| self.dispose(&file));
         self.nodes.reset(epoch, |_| ());
     }

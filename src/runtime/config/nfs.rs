@@ -32,6 +32,9 @@ pub struct Nfs {
     pub cache: Cache,
     /// Refuse every change with `EROFS`. Default: false.
     pub read_only: bool,
+    /// Bytes of content that the server has and has not yet made durable, which are kept to be written again; zero, with
+    /// `write = "stable"`, has it made durable before each answer. Default: 32 MiB.
+    pub uncommitted: u64,
     /// Tell the server nothing of who asks (AUTH_NONE). Default: false.
     pub anonymous: bool,
 }
@@ -39,6 +42,11 @@ pub struct Nfs {
 const VERSIONS: [(&str, Option<u32>); 3] = [("auto", None), ("4.1", Some(1)), ("4.2", Some(2))];
 
 const RECOVERIES: [(&str, bool); 2] = [("hard", false), ("soft", true)];
+
+const WRITES: [(&str, bool); 2] = [("unstable", false), ("stable", true)];
+
+/// Least and most bytes that are kept; the largest WRITE has to fit.
+const UNCOMMITTED: (u64, u64) = (4 << 20, 4 << 30);
 
 const FLAVORS: [(&str, bool); 2] = [("sys", false), ("none", true)];
 
@@ -67,6 +75,8 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         "cache",
         "read_only",
         "auth",
+        "write",
+        "uncommitted",
     ]);
     // Each is read before any `?`, so that one problem does not hide the next.
     let allowed = format!("a name or an address of at most {HOST} bytes");
@@ -105,6 +115,11 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         field.choice(&CACHES)
     });
     let anonymous = or(section.get("auth"), false, |field| field.choice(&FLAVORS));
+    let stable = or(section.get("write"), false, |field| field.choice(&WRITES));
+    let uncommitted = section.get("uncommitted").map(|field| match stable {
+        Some(true) => field.refuse("nothing with write = \"stable\""),
+        _ => field.size(UNCOMMITTED.0..=UNCOMMITTED.1),
+    });
     let (reserved_port, read_only) = (flag("reserved_port"), flag("read_only"));
     Some(Nfs {
         server: server?,
@@ -119,6 +134,11 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         cache: cache?,
         read_only: read_only?,
         anonymous: anonymous?,
+        uncommitted: match (stable?, uncommitted) {
+            (true, _) => 0,
+            (false, None) => 32 << 20,
+            (false, Some(bytes)) => bytes?,
+        },
     })
 }
 
