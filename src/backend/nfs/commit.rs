@@ -73,9 +73,6 @@ impl Nfs {
         };
         let at = *offset + *done as u64;
         let record = Record::new(file.node, file.handle, owner, (at, took as u32), verifier);
-        if kept.from(0).is_none() {
-            self.settled = self.now;
-        }
         let same = kept.keep(record, *count, |first, second| {
             // As many bytes as the WRITE had are there.
             let _ = reply.copy(*done, first);

@@ -459,7 +459,7 @@ impl Nfs {
             Next::Root | Next::Up => {
                 self.end_setup();
                 self.phase = Phase::Up;
-                self.renewed = self.now;
+                (self.renewed, self.settled) = (self.now, self.now);
             }
             Next::Bound => {
                 self.links[at].state = State::Bound;

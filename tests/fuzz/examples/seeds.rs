@@ -287,6 +287,16 @@ fn main() {
     for (name, text) in REPLIES {
         write("resp_reply", name, text.as_bytes());
     }
+    let captured = include_str!("../captures/nfs_reply.txt").lines();
+    for (number, line) in captured.filter(|line| !line.starts_with('#')).enumerate() {
+        let digits = line.as_bytes().chunks(2);
+        let byte = |digits| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+        write(
+            "nfs_reply",
+            &number.to_string(),
+            &digits.map(byte).collect::<Vec<u8>>(),
+        );
+    }
     boot_stream();
     fuse_decode();
     virtq_chain();

@@ -37,6 +37,11 @@ fn fuse_decode() {
 }
 
 #[test]
+fn nfs_reply() {
+    replay("nfs_reply", dpfs_fuzz::nfs_reply::run);
+}
+
+#[test]
 fn resp_reply() {
     replay("resp_reply", dpfs_fuzz::resp_reply::run);
 }

@@ -1,0 +1,113 @@
+//! Any bytes as what an NFS server sends: answers, read operation by operation as each says it is, and calls of its own.
+
+use dpfs::wire::nfs4::{Callback, Callbacks, Results, Status, op};
+use dpfs::wire::rpc::{self, Message};
+use dpfs::wire::xdr::{Decoder, Encoder, Result};
+
+/// Run one input; give the number of operations that were read.
+pub fn run(data: &[u8]) -> usize {
+    match rpc::parse(data) {
+        Ok(Message::Reply {
+            outcome: Ok(input), ..
+        }) => results(input),
+        Ok(Message::Call { xid, arguments, .. }) => callbacks(xid, arguments),
+        _ => 0,
+    }
+}
+
+fn results(input: Decoder<'_>) -> usize {
+    let Ok(mut results) = Results::new(input) else {
+        return 0;
+    };
+    let mut count = 0;
+    while let Some(number) = results.input().rest().first_chunk() {
+        match result(&mut results, u32::from_be_bytes(*number)) {
+            Ok(Ok(())) => count += 1,
+            Ok(Err(status)) => {
+                assert!(!status.is_ok());
+                // Every status has a class and an error for the host.
+                let _ = (status.class(), status.errno(), status.name());
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    count
+}
+
+/// Read the result of an operation.
+fn result(results: &mut Results<'_>, number: u32) -> Result<std::result::Result<(), Status>> {
+    fn drop_it<T>(
+        outcome: Result<std::result::Result<T, Status>>,
+    ) -> Result<std::result::Result<(), Status>> {
+        outcome.map(|outcome| outcome.map(drop))
+    }
+    match number {
+        op::SEQUENCE => drop_it(results.sequence()),
+        op::GETFH => drop_it(results.getfh()),
+        // Both kinds of attributes are read, each by its own reader.
+        op::GETATTR if results.input().rest().len() % 8 < 4 => drop_it(results.getattr()),
+        op::GETATTR => drop_it(results.server_attr()),
+        op::ACCESS => drop_it(results.access()),
+        op::SETATTR => results.setattr(),
+        op::CREATE => results.create(),
+        op::OPEN => drop_it(results.open()),
+        op::CLOSE => results.close(),
+        op::READ => {
+            let read = results.read()?;
+            if let Ok((_, count)) = read {
+                let there = results.input().rest().len();
+                let data = (count as usize).next_multiple_of(4);
+                if data > there {
+                    return Err(dpfs::wire::xdr::Malformed);
+                }
+                results.input().skip(data)?;
+            }
+            drop_it(Ok(read))
+        }
+        op::WRITE => drop_it(results.write()),
+        op::COMMIT => drop_it(results.commit()),
+        op::READDIR => {
+            let listed = results.readdir()?;
+            if let Ok((_, mut entries)) = listed {
+                while entries.next_entry()?.is_ok() {}
+            }
+            drop_it(Ok(listed))
+        }
+        op::READLINK => drop_it(results.readlink()),
+        op::REMOVE => results.remove(),
+        op::RENAME => results.rename(),
+        op::LINK => results.link(),
+        op::LOCK => drop_it(results.lock()),
+        op::LOCKT => drop_it(results.lockt()),
+        op::LOCKU => drop_it(results.locku()),
+        op::SEEK => drop_it(results.seek()),
+        op::COPY => drop_it(results.copy()),
+        op::GETXATTR => drop_it(results.getxattr()),
+        op::SETXATTR => results.setxattr(),
+        op::REMOVEXATTR => results.removexattr(),
+        op::LISTXATTRS => drop_it(results.listxattrs(|_| ())),
+        op::EXCHANGE_ID => drop_it(results.exchange_id()),
+        op::CREATE_SESSION => drop_it(results.create_session()),
+        other => results.step(other),
+    }
+}
+
+fn callbacks(xid: u32, arguments: Decoder<'_>) -> usize {
+    let Ok(mut calls) = Callbacks::new(arguments) else {
+        return 0;
+    };
+    let mut buffer = [0; 512];
+    let mut count = 0;
+    while let Ok(Some(call)) = calls.next_call() {
+        count += 1;
+        let mut out = Encoder::new(&mut buffer);
+        rpc::accept(&mut out, xid);
+        call.answer(&mut out, Status::OK, 1);
+        assert!(out.finish().is_some());
+        if let Callback::Other(_) = call {
+            break;
+        }
+    }
+    count
+}
