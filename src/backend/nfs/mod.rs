@@ -24,6 +24,7 @@
 mod answer;
 mod client;
 mod commit;
+mod filesystem;
 mod instance;
 mod link;
 mod meta;
