@@ -18,6 +18,7 @@ fn package(source: &Path, out: &Path, architectures: &[&str]) {
     let made = Command::new(source.join("image/package"))
         .arg(out)
         .args(architectures)
+        .env("DPFS_IMAGE", env!("CARGO_BIN_EXE_dpfs-image"))
         .env_remove("SOURCE_DATE_EPOCH")
         .current_dir("/")
         .output()
@@ -242,6 +243,30 @@ fn the_program_in_it_runs_and_its_manual_knows_it() {
     }
     let example = root.path("usr/share/doc/dpfs/examples/dpfs.toml");
     assert!(fs::read_to_string(example).unwrap().contains("[[device]]"));
+}
+
+#[test]
+fn the_bill_of_materials_is_that_of_the_program() {
+    for architecture in architectures() {
+        let dir = TempDir::new().unwrap();
+        let doc = "usr/share/doc/dpfs/dpfs.cdx.json";
+        let unpack = format!("dpkg-deb -x '{}' .", deb(architecture).display());
+        sh(dir.path(), &unpack);
+        let bill = fs::read(dir.path().join(doc)).unwrap();
+        let bill: serde_json::Value = serde_json::from_slice(&bill).unwrap();
+        let sum = sh(dir.path(), "sha256sum <usr/sbin/dpfs | cut -d ' ' -f 1");
+        let root = &bill["metadata"]["component"];
+        assert_eq!(root["name"], "dpfs");
+        assert_eq!(root["hashes"][0]["content"], sum.trim());
+        let components = bill["components"].as_array().unwrap();
+        assert!(components.len() > 20, "{}", components.len());
+        for component in components {
+            assert!(
+                component["licenses"][0]["expression"].is_string(),
+                "{component}"
+            );
+        }
+    }
 }
 
 /// Give the checksums of everything in a folder by name.
