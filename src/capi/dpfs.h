@@ -77,7 +77,8 @@ struct dpfs_request {
 };
 
 /*
- * A transport's queue: functions that the library calls on the thread of its worker, from dpfs_worker_round() only.
+ * A transport's queue: functions that the library calls on the thread of its worker, from dpfs_worker_round() only. Of the
+ * worker's functions they may call dpfs_worker_counts() and no other.
  *
  * poll     takes the next request and returns 1, or returns 0 when there is none. The segments stay mapped and readable,
  *          those to fill writable, until complete(); the host may change their bytes meanwhile. A request whose numbers
