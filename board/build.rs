@@ -131,6 +131,12 @@ const STRINGS: &[(&str, &str, &str, &str)] = &[
         "DEFAULT_POLLING",
         "How cores poll where the configuration does not say.",
     ),
+    (
+        "image",
+        "cpu",
+        "IMAGE_CPU",
+        "Processor that code for arm64 is compiled for, by rustc's name.",
+    ),
 ];
 
 fn main() {

@@ -31,7 +31,8 @@
 //! 5. Host and DPU are different machines: flags and layouts on the wire are the host's.
 //! 6. A reply happens exactly once, by type.
 //! 7. State machines do no I/O and read no clock.
-//! 8. `unsafe` lives in [`sys`], [`hal`], [`virtq`] and [`mem`] (and in `capi`, once it exists).
+//! 8. `unsafe` lives in [`sys`], [`hal`], [`virtq`] and [`mem`], and in the library for C, which is a crate of its own
+//!    (`src/capi/`).
 #![no_std]
 
 #[cfg(feature = "std")]

@@ -1,7 +1,7 @@
 //! The program as its users meet it: exit codes, words, files, signals.
 
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -43,8 +43,13 @@ impl Place {
     }
 
     fn serve(&self) -> Daemon {
+        self.serve_with(&[])
+    }
+
+    fn serve_with(&self, variables: &[(&str, &str)]) -> Daemon {
         let mut child = Command::new(env!("CARGO_BIN_EXE_dpfs"))
             .args(["serve", "-c", &self.config()])
+            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -206,6 +211,36 @@ fn a_daemon_serves_is_seen_and_leaves_nothing() {
     );
     let table = dpfs(&["stats", "--dir", run.to_str().unwrap()]);
     assert!(String::from_utf8_lossy(&table.stdout).contains("(ended)"));
+}
+
+#[test]
+fn a_service_manager_hears_of_it_from_within_the_sandbox() {
+    let place = Place::new();
+    let path = place.path("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let hear = || {
+        let mut bytes = [0; 64];
+        let len = manager.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
+    };
+    let daemon = place.serve_with(&[
+        ("NOTIFY_SOCKET", path.to_str().unwrap()),
+        ("WATCHDOG_USEC", "30000000"),
+    ]);
+    assert_eq!(hear(), "READY=1\n");
+    assert_eq!(
+        (hear(), hear()),
+        ("WATCHDOG=1\n".into(), "WATCHDOG=1\n".into())
+    );
+    assert_eq!(daemon.terminate().0, Some(0));
+    let mut last = hear();
+    while last == "WATCHDOG=1\n" {
+        last = hear();
+    }
+    assert_eq!(last, "STOPPING=1\n");
 }
 
 #[test]

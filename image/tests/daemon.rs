@@ -48,15 +48,59 @@ fn both_kinds_keep_to_the_budget_and_need_what_they_say() {
     }
 }
 
+/// Tell, and say so if not, whether programs for arm64 run here.
+fn has_emulator() -> bool {
+    let has = Command::new("qemu-aarch64")
+        .arg("--version")
+        .output()
+        .is_ok();
+    if !has {
+        println!("NOT RUN: qemu-aarch64 is not installed (tests/tools installs it)");
+    }
+    has
+}
+
+/// A board is a folder with sizes: the same source is built for a DPU with other cores, and knows its limits.
+#[test]
+fn another_board_is_another_folder() {
+    let Some(path) = common::daemon_for("bluefield3", "static") else {
+        return;
+    };
+    let board = Board::load(&top().join("board/bluefield3")).unwrap();
+    let program = Program::read(&fs::read(&path).unwrap()).unwrap();
+    println!(
+        "bluefield3: {:?} of {:?}",
+        program.sections,
+        board.budget(&program.libc)
+    );
+    board.check(&program).unwrap();
+    assert_eq!((board.name.as_str(), board.cores), ("bluefield3", 16));
+    if !has_emulator() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("dpfs.toml");
+    let text = "[[device]]\ntag = \"a\"\nbackend = { kind = \"null\" }\n\
+                hal = { kind = \"vhost-user\", socket = \"/run/a.sock\", queues = 17 }\n";
+    fs::write(&config, text).unwrap();
+    let mut command = Command::new("qemu-aarch64");
+    command
+        .args(["-cpu", "max"])
+        .arg(&path)
+        .args(["check", "-c"]);
+    let output = command.arg(&config).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(3)
+            && words.contains("device[0].hal.queues: found 17; allowed: 1 to 16"),
+        "{output:?}"
+    );
+}
+
 /// QEMU's Cortex-A72 takes an instruction that the real one lacks (LSE atomics) for what it is there: illegal.
 #[test]
 fn both_kinds_serve_on_a_cortex_a72() {
-    if Command::new("qemu-aarch64")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
-        println!("NOT RUN: qemu-aarch64 is not installed (tests/tools installs it)");
+    if !has_emulator() {
         return;
     }
     let dir = TempDir::new().unwrap();

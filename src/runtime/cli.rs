@@ -305,7 +305,7 @@ HALs that this build has:
   fuse        a mount of this machine: {fuse}
   snap        a function of a BlueField DPU: {snap}
 backends that this build has:
-  null, local
+  null, local, kv
 
 at most, by board/{name}/board.toml:
   {devices} devices on {cores} cores

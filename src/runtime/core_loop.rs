@@ -34,6 +34,7 @@ pub struct Stop(Arc<Signal>);
 struct Signal {
     state: AtomicBool,
     cancel: AtomicBool,
+    asked: AtomicBool,
     wake: EventFd,
 }
 
@@ -48,6 +49,7 @@ impl Stop {
         Ok(Self(Arc::new(Signal {
             state,
             cancel,
+            asked: AtomicBool::new(false),
             wake,
         })))
     }
@@ -62,6 +64,23 @@ impl Stop {
     pub fn stop(&self) {
         self.0.state.store(true, Ordering::Release);
         self.0.wake.notify();
+    }
+
+    /// Ask whether the core still comes round: within a second it answers, however deep it sleeps.
+    pub fn ask(&self) {
+        self.0.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Tell whether the core came round since it was asked.
+    pub fn answered(&self) -> bool {
+        !self.0.asked.load(Ordering::Relaxed)
+    }
+
+    fn answer(&self) {
+        // Seldom written, so that the polling loop shares the line.
+        if self.0.asked.load(Ordering::Relaxed) {
+            self.0.asked.store(false, Ordering::Relaxed);
+        }
     }
 
     fn cancelled(&self) -> bool {
@@ -116,6 +135,7 @@ impl CoreLoop {
             for worker in &mut self.workers {
                 worked |= worker.round(now);
             }
+            self.stop.answer();
             if self.stop.cancelled() {
                 self.workers.iter_mut().for_each(Worker::shutdown);
             }

@@ -25,6 +25,8 @@ mod functions;
 #[cfg(all(feature = "daemon", feature = "defmt"))]
 pub mod log_ring;
 #[cfg(feature = "daemon")]
+mod notify;
+#[cfg(feature = "daemon")]
 mod open;
 #[cfg(feature = "daemon")]
 pub mod probe;

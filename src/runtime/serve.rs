@@ -21,6 +21,7 @@ use super::budget::Budget;
 use super::config::{self, Config, Hal, Sandbox};
 use super::core_loop::{CoreLoop, Polling, Stop};
 use super::device::{Device, Share, spread};
+use super::notify::Manager;
 use super::open::open;
 use super::qos::{Gate, Limiter};
 use super::sandbox;
@@ -47,7 +48,7 @@ impl std::error::Error for ServeError {}
 /// Nanoseconds over which the rate of the cycle counter is measured.
 const MEASURE: u64 = 5_000_000;
 
-/// How often the gauges of the statistics are brought up to date.
+/// How often the gauges of the statistics are brought up to date, and the service manager hears of the cores.
 const GAUGES: Duration = Duration::from_millis(250);
 
 /// Run the daemon until a signal ends it.
@@ -58,6 +59,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     signal::hold().map_err(|error| ServeError(format!("signals: {error}")))?;
     let budget = Budget::of(config).check();
     budget.map_err(|over| ServeError(over.to_string()))?;
+    let mut manager = Manager::find().map_err(ServeError)?;
     sandbox::raise_limits(config).map_err(|error| ServeError(error.to_string()))?;
     // Claims the folder, so that a second daemon ends before it touches anything.
     let stats = create_stats(config)?;
@@ -91,9 +93,12 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             devices.len(),
             cores.stops.len()
         );
+        manager.ready();
         while signal::wait(GAUGES).is_none() {
             set_gauges(&devices, stats);
+            manager.watch(&cores.stops);
         }
+        manager.stopping();
         info!("stopping");
     }
     cores.cancel_waits();

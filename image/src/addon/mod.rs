@@ -3,7 +3,7 @@
 //! ```text
 //!  addon.toml ─> Description ─┐
 //!  the daemon ──> program ────┼─> Payload: a small root file system with a manifest
-//!  board/<name>/addon/ ───────┘        │
+//!  board/units/ ──────────────┘        │
 //!                                      ├─> repack   the customer's stream with it in the initramfs
 //!                                      ├─> delta    those images of it that differ, for mlx-mkbfb to merge
 //!                                      └─> bf.cfg   a script for an OS that is installed already

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `usr/sbin/dpfs` | the daemon |
 //! | `usr/lib/dpfs/` | `setup` (installs and removes), `tune`, `installer` (for the DPU's own), `manifest` |
-//! | `usr/lib/systemd/system/` | the board's units, and links that start them |
+//! | `usr/lib/systemd/system/` | units, and links that start them; `board/units/`, or the board's own of that name |
 //! | `etc/dpfs/` | configuration and tuning: what an operator changed there stays |
 
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ use crate::initramfs::{Added, Overlay};
 const MANIFEST: &str = "usr/lib/dpfs/manifest";
 const CONFIGURATION: &str = "etc/dpfs/dpfs.toml";
 const UNITS: &str = "usr/lib/systemd/system";
-/// Of the board, without `dpfs-live.service`, which is for an initramfs.
-const BOARD_UNITS: [&str; 3] = ["dpfs.service", "dpfs.path", "dpfs-tune.service"];
+/// All but `dpfs-live.service`, which is for an initramfs.
+const UNIT_FILES: [&str; 3] = ["dpfs.service", "dpfs.path", "dpfs-tune.service"];
 
 /// Hold what is put on a DPU.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,10 +46,15 @@ impl Payload {
     /// The file that is missing, damaged or for another machine.
     pub fn build(description: &Description, version: &str) -> Result<Self, AddonError> {
         let board = Board::load(&description.target.board)?;
-        let addon = description.target.board.join("addon");
+        let folder = &description.target.board;
         let words = words(description, version, &board.name);
         let fill = |name: &str| -> Result<String, AddonError> {
-            let path = addon.join(name);
+            let own = folder.join("units").join(name);
+            let path = if own.exists() {
+                own
+            } else {
+                folder.join("../units").join(name)
+            };
             fill(&read_text(&path)?, &words)
                 .map_err(|what| AddonError(format!("{}: {what}", path.display())))
         };
@@ -66,7 +71,7 @@ impl Payload {
             files.insert(path, file);
         };
         add("usr/sbin/dpfs".into(), Added::file(0o755, program), "file");
-        for unit in BOARD_UNITS {
+        for unit in UNIT_FILES {
             add(
                 format!("{UNITS}/{unit}"),
                 Added::file(0o644, fill(unit)?.into()),

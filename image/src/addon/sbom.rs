@@ -1,4 +1,4 @@
-//! The bill of materials: which crates the daemon is made of (CycloneDX 1.5), as cargo resolves them for the DPU.
+//! The bill of materials: which crates the daemon is made of (CycloneDX 1.5), as cargo resolves them for a target.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,8 +17,6 @@ use cyclonedx_bom::models::metadata::Metadata as BomMetadata;
 use super::AddonError;
 use super::payload::sha256;
 
-const TARGET: &str = "aarch64-unknown-linux-gnu";
-
 /// Hold what cargo says of the daemon's source.
 pub struct Sbom {
     metadata: Metadata,
@@ -26,16 +24,19 @@ pub struct Sbom {
 }
 
 impl Sbom {
-    /// Ask cargo about the package of a `Cargo.toml`, with its default features.
+    /// Target of a DPU.
+    pub const DPU: &str = "aarch64-unknown-linux-gnu";
+
+    /// Ask cargo about the package of a `Cargo.toml`, with its default features, for a target by rustc's name.
     ///
     /// # Errors
     /// Of cargo.
-    pub fn read(manifest: &Path) -> Result<Self, AddonError> {
+    pub fn read(manifest: &Path, target: &str) -> Result<Self, AddonError> {
         let failed = |what: String| AddonError(format!("{}: {what}", manifest.display()));
         let metadata = MetadataCommand::new()
             .manifest_path(manifest)
             .features(CargoOpt::SomeFeatures(Vec::new()))
-            .other_options(["--locked".into(), "--filter-platform".into(), TARGET.into()])
+            .other_options(["--locked".into(), "--filter-platform".into(), target.into()])
             .exec()
             .map_err(|error| failed(error.to_string()))?;
         let root = metadata.root_package().map(|package| package.id.clone());

@@ -1,4 +1,4 @@
-//! `dpfs-image addon`: the add-on's forms, each in a file of its own, and what goes beside them.
+//! `dpfs-image addon`: the add-on's forms, each in a file of its own, and what goes beside them; `bom` for any program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,11 +25,36 @@ pub struct AddonArguments {
     output: PathBuf,
 }
 
+/// Arguments of `bom`.
+#[derive(Args)]
+pub struct BomArguments {
+    /// Cargo.toml of the program
+    #[arg(long)]
+    manifest: PathBuf,
+    /// What it was compiled for
+    #[arg(long, default_value = Sbom::DPU)]
+    target: String,
+    /// The program, for its checksum
+    program: PathBuf,
+    /// The bill to make
+    #[arg(long, short)]
+    output: PathBuf,
+}
+
+/// Write the bill of materials of a program.
+pub fn bom(arguments: &BomArguments) -> Outcome<()> {
+    let failed = |path: &Path, error| format!("{}: {error}", path.display());
+    let sbom = Sbom::read(&arguments.manifest, &arguments.target)?;
+    let program = Mapped::open(&arguments.program)?;
+    let bytes = sbom.json(program.bytes())?;
+    fs::write(&arguments.output, bytes).map_err(|error| failed(&arguments.output, error))
+}
+
 /// Make everything that the description asks for.
 pub fn run(arguments: &AddonArguments) -> Outcome<()> {
     let mtime = files::source_date()?;
     let description = Description::load(&arguments.description)?;
-    let sbom = Sbom::read(&description.daemon.manifest)?;
+    let sbom = Sbom::read(&description.daemon.manifest, Sbom::DPU)?;
     let payload = Payload::build(&description, &sbom.version())?;
     let program = &payload.files["usr/sbin/dpfs"].data;
     if Program::has_symbols(program) {

@@ -84,6 +84,8 @@ enum Command {
     },
     /// Make the add-on that puts DPFS on a DPU, with a bill of materials and checksums
     Addon(addon::AddonArguments),
+    /// Make the bill of materials of a program in Rust (CycloneDX)
+    Bom(addon::BomArguments),
     /// List the names of images, in the order of a stream
     Names,
 }
@@ -161,6 +163,7 @@ fn run(command: Command) -> Outcome<()> {
         }
         Command::Overlay { root, base, output } => add_files(&root, &base, &output),
         Command::Addon(arguments) => addon::run(&arguments),
+        Command::Bom(arguments) => addon::bom(&arguments),
         Command::Names => {
             for (name, id) in NAMES {
                 println!("{name:<20}{:>3}", id.0);

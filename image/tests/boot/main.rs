@@ -1,6 +1,6 @@
 //! The whole way of a stream, without a DPU: a synthetic installation image, made by the real `mlx-mkbfb`, gets DPFS,
 //! is taken apart by the real tool again, and what was in it boots on an emulated Cortex-A72. DPFS serves from RAM,
-//! tests itself and is installed by the installer's hook; the console tells.
+//! tests itself and is installed by the installer's hook; its service is restarted when it hangs; the console tells.
 //!
 //! What this cannot show is that a DPU's firmware boots the stream: nothing here is ATF, UEFI, rshim or SNAP.
 
@@ -245,6 +245,11 @@ fn a_repacked_stream_boots_serves_tests_itself_and_is_installed() {
     assert_eq!(behind(&lines, "BOOT tuned: "), "[0]");
     assert_eq!(behind(&lines, "BOOT untuned: "), "[]");
     assert_eq!(behind(&lines, "BOOT stopped: "), "0 mounts left");
+    assert_eq!(behind(&lines, "BOOT service: "), "active, 1 mounts");
+    assert_eq!(behind(&lines, "BOOT watched: "), "0 restarts");
+    assert_eq!(behind(&lines, "BOOT hung: "), "1 restarts, active");
+    assert_eq!(behind(&lines, "BOOT after: "), "again");
+    assert_eq!(behind(&lines, "BOOT ended: "), "0 mounts left, success");
     let verify: Vec<&String> = lines
         .iter()
         .filter(|line| line.contains("BOOT verify: "))

@@ -36,6 +36,25 @@ pub fn fetch(item: &str) -> PathBuf {
 
 /// Build the daemon that goes into images; `None`, said so, where there is no compiler for it.
 pub fn daemon(kind: &str) -> Option<PathBuf> {
+    daemon_for("bluefield2", kind)
+}
+
+/// Build the daemon for a board.
+pub fn daemon_for(board: &str, kind: &str) -> Option<PathBuf> {
+    has_compiler().then(|| {
+        let built = Command::new(top().join("image/daemon"))
+            .arg(kind)
+            .env("DPFS_BOARD", board)
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(built.status.success());
+        PathBuf::from(String::from_utf8(built.stdout).unwrap().trim())
+    })
+}
+
+/// Tell, and say so if not, whether this machine compiles for arm64.
+pub fn has_compiler() -> bool {
     let compiler = Command::new("aarch64-linux-gnu-gcc")
         .arg("--version")
         .output();
@@ -50,19 +69,11 @@ pub fn daemon(kind: &str) -> Option<PathBuf> {
         .output();
     let has_libraries = libraries
         .is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir());
-    if compiler.is_err() || !has_libraries {
+    let has = compiler.is_ok() && has_libraries;
+    if !has {
         println!("NOT RUN: this machine has no compiler for arm64 (tests/tools installs it)");
-        return None;
     }
-    let built = Command::new(top().join("image/daemon"))
-        .arg(kind)
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    assert!(built.status.success());
-    Some(PathBuf::from(
-        String::from_utf8(built.stdout).unwrap().trim(),
-    ))
+    has
 }
 
 /// Run `dpfs-image`.
