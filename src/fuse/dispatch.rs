@@ -75,19 +75,17 @@ impl Dispatcher {
         // A length below the header's own becomes one that no request has.
         let body = header.len.wrapping_sub(IN_HEADER_LEN as u32) as usize;
         let whole = body <= sent;
-        slot.segments_mut()
-            .limit_readable(if whole { body } else { 0 });
-        let opcode = match Opcode::new(header.opcode) {
-            Some(opcode)
-                if opcode.is_of_file()
-                    && whole
-                    && self.session.ready()
-                    && slot.segments_mut().split_head(OUT_HEADER_LEN).is_ok() =>
-            {
-                opcode
-            }
-            opcode => return self.dispatch_other(fs, tables, opcode, whole, slot),
-        };
+        if body != sent {
+            let body = if whole { body } else { 0 };
+            slot.segments_mut().limit_readable(body);
+        }
+        if !whole
+            || !Opcode::is_number_of_file(header.opcode)
+            || !self.session.ready()
+            || slot.segments_mut().split_head(OUT_HEADER_LEN).is_err()
+        {
+            return self.dispatch_other(fs, tables, header.opcode, whole, slot);
+        }
         let caller = Caller {
             uid: header.uid,
             gid: header.gid,
@@ -98,13 +96,48 @@ impl Dispatcher {
             caller,
             epoch,
         };
-        let call = Call {
-            session: self.session,
-            fs,
-            rq,
-            node: NodeId(header.nodeid),
-        };
-        call.decode(opcode, slot, self.scratch);
+        let node = NodeId(header.nodeid);
+        // Most requests are one of these two.
+        if header.opcode == Opcode::READ as u32 {
+            self.read(fs, &rq, node, slot);
+        } else if header.opcode == Opcode::WRITE as u32 {
+            self.write(fs, &rq, node, slot);
+        } else {
+            let call = Call {
+                session: self.session,
+                fs,
+                rq,
+                node,
+            };
+            call.decode(header.opcode, slot, self.scratch);
+        }
+    }
+
+    #[inline(always)]
+    fn read(&self, fs: &mut dyn FileSystem, rq: &Request, node: NodeId, mut slot: Slot) {
+        let args: ReadIn = check!(slot, arguments(&mut slot));
+        let size = args.size as usize;
+        if size > slot.segments().writable_len() {
+            return Reply::<()>::new(slot).err(Errno::EINVAL);
+        }
+        slot.segments_mut().limit_writable(size);
+        let flags = OpenFlags::decode(args.flags, self.session.arch());
+        let (fh, reply) = (Fh(args.fh), Reply::new(slot));
+        fs.read(rq, node, fh, args.offset, flags, reply);
+    }
+
+    #[inline(always)]
+    fn write(&self, fs: &mut dyn FileSystem, rq: &Request, node: NodeId, mut slot: Slot) {
+        let args: WriteIn = check!(slot, arguments(&mut slot));
+        let size = args.size as usize;
+        if size > slot.segments().readable_len() || args.size > self.session.max_write() {
+            return Reply::<()>::new(slot).err(Errno::EINVAL);
+        }
+        slot.segments_mut().limit_readable(size);
+        let how = WriteFlags::from_bits_truncate(args.write_flags);
+        let flags = OpenFlags::decode(args.flags, self.session.arch());
+        let (fh, reply) = (Fh(args.fh), Reply::new(slot));
+        fs.write(rq, node, fh, args.offset, how, flags, reply);
     }
 
     /// Answer what is about the session, what comes while there is none, and what is no request.
@@ -113,10 +146,11 @@ impl Dispatcher {
         &mut self,
         fs: &mut dyn FileSystem,
         tables: &[&'static RequestTable],
-        opcode: Option<Opcode>,
+        opcode: u32,
         whole: bool,
         mut slot: Slot,
     ) {
+        let opcode = Opcode::new(opcode);
         if opcode.is_some_and(Opcode::is_unanswered) {
             self.forget(fs, opcode, &mut slot);
             return slot.finish(0, 0);
@@ -220,41 +254,12 @@ impl Call<'_> {
         OpenFlags::decode(raw, self.session.arch())
     }
 
-    /// Decode the operations on open files; the most frequent ones stand here.
-    #[inline]
-    fn decode(self, opcode: Opcode, mut slot: Slot, scratch: &mut [u8]) {
+    /// Decode the operations on files, apart from READ and WRITE.
+    #[inline(never)]
+    fn decode(self, opcode: u32, mut slot: Slot, scratch: &mut [u8]) {
+        let opcode = check!(slot, Opcode::new(opcode).ok_or(Errno::ENOSYS));
         let (rq, node) = (&self.rq, self.node);
         match opcode {
-            Opcode::READ => {
-                let args: ReadIn = check!(slot, arguments(&mut slot));
-                let size = args.size as usize;
-                if size > slot.segments().writable_len() {
-                    return Reply::<()>::new(slot).err(Errno::EINVAL);
-                }
-                slot.segments_mut().limit_writable(size);
-                let flags = self.flags(args.flags);
-                self.fs
-                    .read(rq, node, Fh(args.fh), args.offset, flags, Reply::new(slot));
-            }
-            Opcode::WRITE => {
-                let args: WriteIn = check!(slot, arguments(&mut slot));
-                let size = args.size as usize;
-                if size > slot.segments().readable_len() || args.size > self.session.max_write() {
-                    return Reply::<()>::new(slot).err(Errno::EINVAL);
-                }
-                slot.segments_mut().limit_readable(size);
-                let how = WriteFlags::from_bits_truncate(args.write_flags);
-                let flags = self.flags(args.flags);
-                self.fs.write(
-                    rq,
-                    node,
-                    Fh(args.fh),
-                    args.offset,
-                    how,
-                    flags,
-                    Reply::new(slot),
-                );
-            }
             Opcode::GETATTR => {
                 let args: GetattrIn = check!(slot, arguments(&mut slot));
                 let fh = (args.getattr_flags & GETATTR_FH != 0).then_some(Fh(args.fh));

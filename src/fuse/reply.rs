@@ -64,6 +64,8 @@ impl<T> Reply<T> {
             .slot
             .take()
             .expect("only answering empties a reply, and consumes it");
+        // Nothing is left to drop.
+        core::mem::forget(self);
         match body {
             Ok(len) => finish(slot, len, 0),
             Err(error) => finish(slot, 0, error.get()),

@@ -128,10 +128,8 @@ pub struct SegmentList {
     readable_len: usize,
     /// Bytes after the head.
     writable_len: usize,
-    /// The head's segments when it has not just the one before `write_start`; `head_count` is zero then.
     head: [Segment; MAX_HEAD],
     head_count: u16,
-    head_len: usize,
 }
 
 impl SegmentList {
@@ -145,7 +143,6 @@ impl SegmentList {
         self.readable_len = 0;
         self.writable_len = 0;
         self.head_count = 0;
-        self.head_len = 0;
     }
 
     /// Append a segment that the host wrote. Every readable segment comes before the first writable one.
@@ -227,11 +224,6 @@ impl SegmentList {
         self.writable_len
     }
 
-    /// Give the number of bytes in the head.
-    pub const fn head_len(&self) -> usize {
-        self.head_len
-    }
-
     /// Copy out the first bytes of what the host wrote and leave the rest.
     ///
     /// # Errors
@@ -251,23 +243,26 @@ impl SegmentList {
     /// [`TooShort`] when there are fewer bytes; nothing is consumed then.
     #[inline]
     pub fn read_value<T: FromBytes + IntoBytes + Copy>(&mut self) -> Result<T, TooShort> {
-        let size = size_of::<T>();
-        if self.read_start < self.read_end {
-            let first = &mut self.segments[self.read_start as usize];
-            // The common cases: a structure in a segment of its own, or with more behind it.
-            if first.len >= size {
-                // SAFETY: `size` bytes of a live segment.
-                let value = unsafe { load(first.base) };
-                self.readable_len -= size;
-                if first.len == size {
-                    self.read_start += 1;
-                } else {
-                    // SAFETY: before the end of the segment.
-                    first.base = unsafe { first.base.add(size) };
-                    first.len -= size;
-                }
-                return Ok(value);
+        let size = const {
+            assert!(size_of::<T>() > 0);
+            size_of::<T>()
+        };
+        // The common cases: a structure in a segment of its own, or with more behind it.
+        if size <= self.readable_len
+            && let Some(first) = self.segments.get_mut(self.read_start as usize)
+            && first.len >= size
+        {
+            // SAFETY: `size` bytes of a live segment, the first readable one: there are readable bytes.
+            let value = unsafe { load(first.base) };
+            self.readable_len -= size;
+            if first.len == size {
+                self.read_start += 1;
+            } else {
+                // SAFETY: before the end of the segment.
+                first.base = unsafe { first.base.add(size) };
+                first.len -= size;
             }
+            return Ok(value);
         }
         let mut value = T::new_zeroed();
         self.read_front(value.as_mut_bytes()).map(|()| value)
@@ -319,19 +314,20 @@ impl SegmentList {
         if count > self.writable_len {
             return Err(TooShort);
         }
-        if let Some(first) = self.segments.get(self.write_start as usize)
-            && first.len == count
-            && self.write_start < self.end
-        {
-            // The common case: a header with a buffer of its own, which stays where it is.
-            self.head_len = count;
-            self.write_start += 1;
-            self.writable_len -= count;
-            return Ok(());
+        match self.segments.get(self.write_start as usize) {
+            // The common case: a header with a buffer of its own.
+            Some(first) if first.len == count && count > 0 => {
+                self.head[0] = *first;
+                self.head_count = 1;
+                self.write_start += 1;
+                self.writable_len -= count;
+                Ok(())
+            }
+            _ => self.split_head_anywhere(count),
         }
-        self.split_head_anywhere(count)
     }
 
+    #[cold]
     fn split_head_anywhere(&mut self, count: usize) -> Result<(), TooShort> {
         let (mut left, mut pieces) = (count, 0);
         for segment in self.writable() {
@@ -362,21 +358,8 @@ impl SegmentList {
             self.head[self.head_count as usize] = piece;
             self.head_count += 1;
         }
-        self.head_len = count;
         self.writable_len -= count;
         Ok(())
-    }
-
-    /// Give the segments of the head.
-    #[inline]
-    fn head(&self) -> &[Segment] {
-        match self.head_count {
-            0 => self
-                .segments
-                .get((self.write_start as usize).wrapping_sub(1))
-                .map_or(&[], core::slice::from_ref),
-            count => &self.head[..count as usize],
-        }
     }
 
     /// Copy `bytes` into the head, from its start.
@@ -385,11 +368,13 @@ impl SegmentList {
     /// [`TooShort`] when the head is shorter; nothing is copied then.
     #[inline]
     pub fn write_head(&self, bytes: &[u8]) -> Result<(), TooShort> {
-        if bytes.len() > self.head_len {
-            return Err(TooShort);
+        let [first, ..] = &self.head;
+        if self.head_count > 0 && bytes.len() <= first.len {
+            // SAFETY: inside a live writable segment, see `Segment::new`; `bytes` are ours, so they do not overlap it.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), first.base, bytes.len()) };
+            return Ok(());
         }
-        copy_in(self.head(), 0, bytes);
-        Ok(())
+        fill(&self.head[..self.head_count as usize], 0, bytes)
     }
 
     /// Copy `bytes` behind the head, `offset` bytes after it.
@@ -398,11 +383,21 @@ impl SegmentList {
     /// [`TooShort`] when they do not fit; nothing is copied then.
     #[inline]
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), TooShort> {
-        match offset.checked_add(bytes.len()) {
-            Some(end) if end <= self.writable_len => {}
-            _ => return Err(TooShort),
+        let end = offset.checked_add(bytes.len()).ok_or(TooShort)?;
+        if end > self.writable_len {
+            return Err(TooShort);
         }
-        copy_in(self.writable(), offset, bytes);
+        match self.segments.get(self.write_start as usize) {
+            Some(first) if end <= first.len => {
+                // SAFETY: in the first writable segment, which is live when there are writable bytes: see
+                // `Segment::new`. `bytes` are ours, so they do not overlap it.
+                unsafe {
+                    let place = first.base.add(offset);
+                    core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len());
+                }
+            }
+            _ => copy_in(self.writable(), offset, bytes),
+        }
         Ok(())
     }
 
@@ -480,20 +475,8 @@ fn copy_out(segments: &[Segment], offset: usize, mut bytes: &mut [u8]) {
 }
 
 /// Copy `bytes` to `offset` in `segments`, which have room for them.
-#[inline]
-fn copy_in(segments: &[Segment], offset: usize, bytes: &[u8]) {
-    match segments.first() {
-        Some(first) if offset + bytes.len() <= first.len => {
-            // SAFETY: inside a live writable segment, see `Segment::new`.
-            let place = unsafe { first.base.add(offset) };
-            // SAFETY: as above; `bytes` are ours, so they do not overlap it.
-            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
-        }
-        _ => copy_in_pieces(segments, offset, bytes),
-    }
-}
-
-fn copy_in_pieces(segments: &[Segment], offset: usize, mut bytes: &[u8]) {
+#[inline(never)]
+fn copy_in(segments: &[Segment], offset: usize, mut bytes: &[u8]) {
     let mut skip = offset;
     for segment in segments {
         if bytes.is_empty() {

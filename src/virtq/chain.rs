@@ -50,8 +50,8 @@ enum Table {
 }
 
 /// Put the buffers of the chain at `head`, which is below the size, into the empty list, if the chain is of the common
-/// shape: all in the region that was used last, every buffer in one piece and not empty, directly in the ring or all
-/// in one indirect table that is aligned.
+/// shape: all in the region that was used last, every buffer in one piece and not empty, its descriptors one after
+/// another as drivers lay them out, directly in the ring or all in one indirect table that is aligned.
 ///
 /// `None`, and the list as it was, for any other: it is then to be walked again from its head by [`walk_any`], which
 /// checks every rule in its place. What the short way does not understand may be fine, and has its error if not.
@@ -64,59 +64,62 @@ pub(super) fn walk_common(
     list: &mut SegmentList,
 ) -> Option<()> {
     let region = cache.last();
-    let mut table = rings.table();
-    let mut table_len = u32::from(rings.size());
     // SAFETY: `head` is below the size, and that many descriptors lie there by the contract of `Rings::new`.
-    let mut descriptor =
-        unsafe { load_descriptor(table.add(usize::from(head) * DESC_LEN as usize)) };
-    if descriptor.flags & DESC_F_INDIRECT != 0 {
-        let len = descriptor.len;
-        table = region.place(descriptor.address, len.into())?;
+    let mut table = unsafe { rings.table().add(usize::from(head) * DESC_LEN as usize) };
+    let mut descriptors = usize::from(rings.size() - head);
+    let mut index = u32::from(head);
+    // SAFETY: as above. Only its flags count when it is not indirect: it is taken below as any other.
+    let outer = unsafe { load_descriptor(table) };
+    if outer.flags & DESC_F_INDIRECT != 0 {
+        table = region.place(outer.address, outer.len.into())?;
+        descriptors = outer.len as usize / DESC_LEN as usize;
+        index = 0;
         if !indirect
-            || descriptor.flags & DESC_F_NEXT != 0
-            || len > MAX_INDIRECT * DESC_LEN as u32
-            || !(table as usize | len as usize).is_multiple_of(DESC_LEN as usize)
+            || outer.flags & DESC_F_NEXT != 0
+            || !(table as usize | outer.len as usize).is_multiple_of(DESC_LEN as usize)
         {
             return None;
         }
-        table_len = len / DESC_LEN as u32;
-        // SAFETY: the whole table, of one descriptor at least, lies in one piece at `table`, a multiple of 16.
-        descriptor = unsafe { load_descriptor(table) };
     }
-    // Each descriptor is a segment here, so one count bounds both, and a chain in a circle comes to its end.
     let places = list.places();
-    let most = (table_len as usize).min(places.len());
+    let most = descriptors.min(places.len());
     let places = &mut places[..most];
-    let (mut count, mut readable) = (0, 0);
-    let (mut readable_len, mut writable_len) = (0, 0);
-    loop {
-        let len = descriptor.len as usize;
-        let base = region.place(descriptor.address, len as u64)?;
+    let mut take = |at: usize| {
+        let place = places.get_mut(at)?;
+        // SAFETY: there are at least as many descriptors as places, in one piece at `table`, a multiple of 16.
+        let descriptor = unsafe { load_descriptor(table.add(at * DESC_LEN as usize)) };
+        let base = region.place(descriptor.address, descriptor.len.into())?;
         // SAFETY: as in `push`.
-        *places.get_mut(count)? = unsafe { Segment::new(base, len) };
+        *place = unsafe { Segment::new(base, descriptor.len as usize) };
+        Some(descriptor)
+    };
+    let (mut count, mut readable_len, mut writable_len) = (0, 0, 0);
+    // What the descriptor at `count` says when the next one follows it, and the device reads both.
+    let mut follows = (index + 1) << 16 | u32::from(DESC_F_NEXT);
+    let mut descriptor = take(count)?;
+    while descriptor.tail() == follows {
+        readable_len += descriptor.len as usize;
         count += 1;
-        if descriptor.flags & DESC_F_WRITE != 0 {
-            writable_len += len;
-        } else {
-            if writable_len != 0 {
-                return None;
-            }
-            readable = count;
-            readable_len += len;
-        }
-        if descriptor.flags & DESC_F_INDIRECT != 0 {
-            return None;
-        }
-        if descriptor.flags & DESC_F_NEXT == 0 {
-            break;
-        }
-        let next = u32::from(descriptor.next);
-        if next >= table_len {
-            return None;
-        }
-        // SAFETY: `next` is below the number of descriptors at `table`.
-        descriptor = unsafe { load_descriptor(table.add(next as usize * DESC_LEN as usize)) };
+        follows += 1 << 16;
+        descriptor = take(count)?;
     }
+    let mut readable = count;
+    follows |= u32::from(DESC_F_WRITE);
+    while descriptor.tail() == follows {
+        writable_len += descriptor.len as usize;
+        count += 1;
+        follows += 1 << 16;
+        descriptor = take(count)?;
+    }
+    match descriptor.flags {
+        DESC_F_WRITE => writable_len += descriptor.len as usize,
+        0 if count == readable => {
+            readable_len += descriptor.len as usize;
+            readable += 1;
+        }
+        _ => return None,
+    }
+    count += 1;
     if readable_len as u64 + writable_len as u64 > u64::from(u32::MAX) {
         return None;
     }

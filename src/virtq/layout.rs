@@ -45,6 +45,12 @@ impl Descriptor {
         }
     }
 
+    /// Give flags and next as one number, next in its upper half.
+    #[inline(always)]
+    pub(super) const fn tail(self) -> u32 {
+        self.flags as u32 | (self.next as u32) << 16
+    }
+
     /// Put together the two words.
     pub(super) const fn words(self) -> (u64, u64) {
         (

@@ -31,15 +31,20 @@ macro_rules! opcodes {
             }
 
             /// Tell whether this operation is about files: it has an answer and is not about the session.
-            #[inline(always)]
             pub const fn is_of_file(self) -> bool {
+                Self::is_number_of_file(self as u32)
+            }
+
+            /// Tell the same of an operation's number, or that it is none below 64.
+            #[inline(always)]
+            pub const fn is_number_of_file(number: u32) -> bool {
                 const OTHERS: u64 = 1 << Opcode::FORGET as u64
                     | 1 << Opcode::BATCH_FORGET as u64
                     | 1 << Opcode::NOTIFY_REPLY as u64
                     | 1 << Opcode::INIT as u64
                     | 1 << Opcode::DESTROY as u64
                     | 1 << Opcode::INTERRUPT as u64;
-                OTHERS >> self as u64 & 1 == 0
+                number < u64::BITS && OTHERS >> number & 1 == 0
             }
 
             /// Give the name, as in the kernel's header.
