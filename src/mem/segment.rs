@@ -102,6 +102,18 @@ unsafe fn load<T: FromBytes + IntoBytes>(base: *mut u8) -> T {
     value
 }
 
+/// Count the segments of a list and their bytes. None is empty.
+pub(crate) struct Counts {
+    /// Segments that the host wrote; they come first.
+    pub(crate) readable: u16,
+    /// Segments.
+    pub(crate) all: u16,
+    /// Bytes that the host wrote.
+    pub(crate) readable_len: usize,
+    /// Bytes that the host wants filled.
+    pub(crate) writable_len: usize,
+}
+
 /// Say that a request or the room for its reply is shorter than what should be copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooShort;
@@ -180,22 +192,16 @@ impl SegmentList {
         Ok(())
     }
 
-    /// Fill an empty list with what [`Self::places`] holds: `readable` segments of `readable_len` bytes in all, then
-    /// others up to `end`, of `writable_len` bytes, none of them empty.
+    /// Fill an empty list with what [`Self::places`] holds.
     #[inline(always)]
-    pub(crate) fn fill(
-        &mut self,
-        readable: usize,
-        end: usize,
-        readable_len: usize,
-        writable_len: usize,
-    ) {
-        debug_assert!(self.end == 0 && readable <= end && end <= MAX_SEGMENTS);
-        self.read_end = readable as u16;
-        self.write_start = readable as u16;
-        self.end = end as u16;
-        self.readable_len = readable_len;
-        self.writable_len = writable_len;
+    pub(crate) fn fill(&mut self, counts: Counts) {
+        debug_assert!(self.end == 0 && counts.readable <= counts.all);
+        debug_assert!(usize::from(counts.all) <= MAX_SEGMENTS);
+        self.read_end = counts.readable;
+        self.write_start = counts.readable;
+        self.end = counts.all;
+        self.readable_len = counts.readable_len;
+        self.writable_len = counts.writable_len;
     }
 
     /// Lend the places of the segments, to be counted by [`Self::fill`].

@@ -396,6 +396,33 @@ where
         }
     }
 
+    /// Go on after the queue gave no good chain.
+    #[cold]
+    fn after(&mut self, mut taken: Taken, into: &mut SegmentList) -> Option<Token> {
+        for _ in 0..MAX_BAD {
+            match taken {
+                Taken::Chain(head) => return Some(self.token(head)),
+                Taken::Empty => return None,
+                Taken::Bad(head, _) => self.answer_bad(head, into),
+                Taken::Broken(_) => {
+                    self.broke();
+                    return None;
+                }
+            }
+            let active = self.active.as_mut()?;
+            taken = active.device.take_after_bad(&active.memory, into);
+        }
+        None
+    }
+
+    /// Count a chain that was taken.
+    #[inline(always)]
+    fn token(&mut self, head: u16) -> Token {
+        self.in_flight += 1;
+        self.took = true;
+        pack(self.era, head)
+    }
+
     #[cold]
     fn broke(&mut self) {
         self.taking = false;
@@ -434,23 +461,12 @@ where
         if !self.taking {
             return None;
         }
-        for _ in 0..MAX_BAD {
-            let active = self.active.as_mut()?;
-            match active.device.take(&active.memory, into) {
-                Taken::Chain(head) => {
-                    self.in_flight += 1;
-                    self.took = true;
-                    return Some(pack(self.era, head));
-                }
-                Taken::Empty => return None,
-                Taken::Bad(head, _) => self.answer_bad(head, into),
-                Taken::Broken(_) => {
-                    self.broke();
-                    return None;
-                }
-            }
+        let active = self.active.as_mut()?;
+        let taken = active.device.take(&active.memory, into);
+        if let Taken::Chain(head) = taken {
+            return Some(self.token(head));
         }
-        None
+        self.after(taken, into)
     }
 
     #[inline]
