@@ -57,7 +57,7 @@ impl Dispatcher {
     /// Decode one request and call the backend. `tables` are this core's, to find the target of an INTERRUPT.
     ///
     /// The request ends in its table: at once, or when the backend answers.
-    #[inline]
+    #[inline(always)]
     pub fn dispatch(
         &mut self,
         fs: &mut dyn FileSystem,
@@ -71,14 +71,9 @@ impl Dispatcher {
             // Not even a header to answer to.
             return slot.finish(0, Errno::EINVAL.get() as u16);
         };
-        let sent = slot.segments().readable_len();
         // A length below the header's own becomes one that no request has.
         let body = header.len.wrapping_sub(IN_HEADER_LEN as u32) as usize;
-        let whole = body <= sent;
-        if body != sent {
-            let body = if whole { body } else { 0 };
-            slot.segments_mut().limit_readable(body);
-        }
+        let whole = body == slot.segments().readable_len() || cut(&mut slot, body);
         if !whole
             || !Opcode::is_number_of_file(header.opcode)
             || !self.session.ready()
@@ -239,6 +234,15 @@ impl Dispatcher {
             _ => {}
         }
     }
+}
+
+/// Cut what the host sent to what a request says that its arguments have; false, and nothing left, when that is more.
+#[cold]
+fn cut(slot: &mut Slot, body: usize) -> bool {
+    let whole = body <= slot.segments().readable_len();
+    slot.segments_mut()
+        .limit_readable(if whole { body } else { 0 });
+    whole
 }
 
 /// Hold what every call needs.

@@ -43,6 +43,12 @@ fn finish(slot: Slot, body: usize, error: i32) {
     }
 }
 
+/// End the request with an error.
+#[inline(never)]
+fn fail(slot: Slot, error: Errno) {
+    finish(slot, 0, error.get());
+}
+
 impl<T> Reply<T> {
     pub(super) fn new(slot: Slot) -> Self {
         Self {
@@ -68,7 +74,7 @@ impl<T> Reply<T> {
         core::mem::forget(self);
         match body {
             Ok(len) => finish(slot, len, 0),
-            Err(error) => finish(slot, 0, error.get()),
+            Err(error) => fail(slot, error),
         }
     }
 
@@ -98,7 +104,7 @@ impl<T> Drop for Reply<T> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.count_unanswered();
-            finish(slot, 0, Errno::EIO.get());
+            fail(slot, Errno::EIO);
         }
     }
 }
@@ -297,6 +303,7 @@ impl Reply<Data> {
     }
 
     /// Zero `len` bytes from `offset` on of [`Self::buffers`], as far as they reach.
+    #[inline(never)]
     pub fn zero(&self, offset: usize, len: usize) {
         const ZEROS: [u8; 4096] = [0; 4096];
         let end = offset.saturating_add(len).min(self.wanted());

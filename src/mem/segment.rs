@@ -380,6 +380,11 @@ impl SegmentList {
             unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), first.base, bytes.len()) };
             return Ok(());
         }
+        self.write_head_pieces(bytes)
+    }
+
+    #[cold]
+    fn write_head_pieces(&self, bytes: &[u8]) -> Result<(), TooShort> {
         fill(&self.head[..self.head_count as usize], 0, bytes)
     }
 

@@ -204,10 +204,13 @@ impl DeviceQueue {
     /// Give a chain back with `written` bytes in its writable buffers. The driver sees it after [`Self::flush`].
     #[inline]
     pub fn put(&mut self, head: u16, written: u32) {
-        if self.broken.is_some() || head >= self.rings.size() {
+        if head >= self.rings.size() {
             return;
         }
         self.in_flight = self.in_flight.saturating_sub(1);
+        if self.broken.is_some() {
+            return;
+        }
         self.rings.store_used(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
         if let Some(record) = &mut self.inflight {

@@ -456,7 +456,7 @@ where
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll(&mut self, into: &mut SegmentList) -> Option<Token> {
         if !self.taking {
             return None;
