@@ -71,16 +71,6 @@ impl Dispatcher {
             // Not even a header to answer to.
             return slot.finish(0, Errno::EINVAL.get() as u16);
         };
-        // A length below the header's own becomes one that no request has.
-        let body = header.len.wrapping_sub(IN_HEADER_LEN as u32) as usize;
-        let whole = body == slot.segments().readable_len() || cut(&mut slot, body);
-        if !whole
-            || !Opcode::is_number_of_file(header.opcode)
-            || !self.session.ready()
-            || slot.segments_mut().split_head(OUT_HEADER_LEN).is_err()
-        {
-            return self.dispatch_other(fs, tables, header.opcode, whole, slot);
-        }
         let caller = Caller {
             uid: header.uid,
             gid: header.gid,
@@ -91,7 +81,17 @@ impl Dispatcher {
             caller,
             epoch,
         };
+        // A length below the header's own becomes one that no request has.
+        let body = header.len.wrapping_sub(IN_HEADER_LEN as u32) as usize;
+        let whole = body == slot.segments().readable_len() || cut(&mut slot, body);
         let node = NodeId(header.nodeid);
+        if !whole
+            || !Opcode::is_number_of_file(header.opcode)
+            || !self.session.ready()
+            || slot.segments_mut().split_head(OUT_HEADER_LEN).is_err()
+        {
+            return self.dispatch_other(fs, tables, header.opcode, whole, slot);
+        }
         // Most requests are one of these two.
         if header.opcode == Opcode::READ as u32 {
             self.read(fs, &rq, node, slot);

@@ -234,6 +234,7 @@ impl Slot {
     }
 
     #[cold]
+    #[inline(never)]
     fn enter_nothing(&mut self, token: Token, epoch: u32, started: u64) {
         self.enter(token, epoch, started, InHeader::default());
     }

@@ -372,44 +372,48 @@ impl SegmentList {
     ///
     /// # Errors
     /// [`TooShort`] when the head is shorter; nothing is copied then.
-    #[inline]
     pub fn write_head(&self, bytes: &[u8]) -> Result<(), TooShort> {
-        let [first, ..] = &self.head;
-        if self.head_count > 0 && bytes.len() <= first.len {
-            // SAFETY: inside a live writable segment, see `Segment::new`; `bytes` are ours, so they do not overlap it.
-            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), first.base, bytes.len()) };
-            return Ok(());
-        }
-        self.write_head_pieces(bytes)
+        fill(&self.head[..self.head_count as usize], 0, bytes)
     }
 
-    #[cold]
-    fn write_head_pieces(&self, bytes: &[u8]) -> Result<(), TooShort> {
-        fill(&self.head[..self.head_count as usize], 0, bytes)
+    /// Do as [`Self::write_head`] when the head is in one piece; false, and nothing done, when it is not.
+    #[inline]
+    pub fn write_head_at_once(&self, bytes: &[u8]) -> bool {
+        let [first, ..] = &self.head;
+        let one = self.head_count > 0 && bytes.len() <= first.len;
+        if one {
+            // SAFETY: inside a live writable segment, see `Segment::new`; `bytes` are ours, so they do not overlap it.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), first.base, bytes.len()) };
+        }
+        one
     }
 
     /// Copy `bytes` behind the head, `offset` bytes after it.
     ///
     /// # Errors
     /// [`TooShort`] when they do not fit; nothing is copied then.
-    #[inline]
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), TooShort> {
-        let end = offset.checked_add(bytes.len()).ok_or(TooShort)?;
-        if end > self.writable_len {
-            return Err(TooShort);
+        match offset.checked_add(bytes.len()) {
+            Some(end) if end <= self.writable_len => {}
+            _ => return Err(TooShort),
         }
+        copy_in(self.writable(), offset, bytes);
+        Ok(())
+    }
+
+    /// Do as [`Self::write_at`], right behind the head, when the first segment there has the room; false, and nothing
+    /// done, when it has not.
+    #[inline]
+    pub fn write_at_once(&self, bytes: &[u8]) -> bool {
         match self.segments.get(self.write_start as usize) {
-            Some(first) if end <= first.len => {
+            Some(first) if bytes.len() <= first.len && bytes.len() <= self.writable_len => {
                 // SAFETY: in the first writable segment, which is live when there are writable bytes: see
                 // `Segment::new`. `bytes` are ours, so they do not overlap it.
-                unsafe {
-                    let place = first.base.add(offset);
-                    core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len());
-                }
+                unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), first.base, bytes.len()) };
+                true
             }
-            _ => copy_in(self.writable(), offset, bytes),
+            _ => false,
         }
-        Ok(())
     }
 
     /// Zero everything behind the head from `offset` on.

@@ -132,7 +132,7 @@ impl DeviceQueue {
             .rings
             .avail_entry(self.next_avail)
             .load(Ordering::Relaxed);
-        if head >= self.rings.size() {
+        if !self.rings.has(head) {
             self.stop(Broken::HeadOutOfRange);
             return Taken::Broken(Broken::HeadOutOfRange);
         }
@@ -204,10 +204,11 @@ impl DeviceQueue {
     /// Give a chain back with `written` bytes in its writable buffers. The driver sees it after [`Self::flush`].
     #[inline]
     pub fn put(&mut self, head: u16, written: u32) {
-        if head >= self.rings.size() {
+        if !self.rings.has(head) {
             return;
         }
-        self.in_flight = self.in_flight.saturating_sub(1);
+        debug_assert!(self.in_flight > 0, "a chain is given back once");
+        self.in_flight = self.in_flight.wrapping_sub(1);
         if self.broken.is_some() {
             return;
         }

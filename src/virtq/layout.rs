@@ -175,6 +175,12 @@ impl Rings {
         self.mask + 1
     }
 
+    /// Tell whether there is a descriptor of this index.
+    #[inline(always)]
+    pub(super) const fn has(&self, index: u16) -> bool {
+        index <= self.mask
+    }
+
     /// Read the used index: the number of used elements that the device has published, modulo 2^16.
     pub fn published(&self) -> u16 {
         self.used_idx().load(Ordering::Relaxed)

@@ -87,8 +87,6 @@ where
     draining: Option<u32>,
     era: u32,
     starts: u32,
-    /// Requests of the present era.
-    in_flight: u16,
     /// Where the last queue stopped.
     position: u16,
     /// Last command seen.
@@ -134,7 +132,6 @@ where
             draining: None,
             era: 0,
             starts: 0,
-            in_flight: 0,
             position: 0,
             seen: 0,
             active: None,
@@ -181,36 +178,41 @@ where
         }
     }
 
-    /// Tell whether the present era can end: its memory is kept when it has requests in flight.
-    fn can_retire(&self) -> bool {
-        self.in_flight == 0 || self.retired.iter().any(Option::is_none)
+    /// Give the number of requests in flight of the queue that is being served.
+    fn outstanding(&self) -> u16 {
+        let active = self.active.as_ref();
+        active.map_or(0, |active| active.device.in_flight())
     }
 
-    /// End the present era, which [`Self::can_retire`].
-    fn retire(&mut self, memory: M, start: u32) {
-        if self.in_flight > 0
+    /// Give how many of those are of the present era.
+    fn in_flight(&self) -> u16 {
+        let start = self.active.as_ref().map(|active| active.start);
+        let older = self.retired.iter().flatten();
+        older
+            .filter(|retired| Some(retired.start) == start)
+            .fold(self.outstanding(), |all, retired| {
+                all.saturating_sub(retired.in_flight)
+            })
+    }
+
+    /// Tell whether the present era can end: its memory is kept when it has requests in flight.
+    fn can_retire(&self) -> bool {
+        self.in_flight() == 0 || self.retired.iter().any(Option::is_none)
+    }
+
+    /// End the present era, which [`Self::can_retire`] and has so many requests in flight.
+    fn retire(&mut self, memory: M, start: u32, in_flight: u16) {
+        if in_flight > 0
             && let Some(place) = self.retired.iter_mut().find(|place| place.is_none())
         {
             *place = Some(Retired {
                 era: self.era,
                 start,
-                in_flight: self.in_flight,
+                in_flight,
                 memory,
             });
         }
         self.era = self.era.wrapping_add(1);
-        self.in_flight = 0;
-    }
-
-    /// Give the number of requests in flight of the queue that is being served.
-    fn outstanding(&self) -> u16 {
-        let start = self.active.as_ref().map(|active| active.start);
-        let older = self.retired.iter().flatten();
-        older
-            .filter(|retired| Some(retired.start) == start)
-            .fold(self.in_flight, |sum, retired| {
-                sum.saturating_add(retired.in_flight)
-            })
     }
 
     /// Complete a request of an era that is over.
@@ -280,11 +282,12 @@ where
                 return;
             }
             Command::Memory { memory, rings } => {
+                let in_flight = self.in_flight();
                 if let Some(active) = &mut self.active {
                     active.device.relocate(rings);
                     let (old, start) =
                         (core::mem::replace(&mut active.memory, memory), active.start);
-                    self.retire(old, start);
+                    self.retire(old, start, in_flight);
                 }
             }
             Command::Call(call) => {
@@ -325,6 +328,7 @@ where
     fn let_go(&mut self) {
         self.taking = false;
         self.draining = None;
+        let in_flight = self.in_flight();
         if let Some(mut active) = self.active.take() {
             if active.device.flush() || active.owed {
                 // Nobody can try again.
@@ -332,7 +336,7 @@ where
             }
             self.position = active.device.position();
             self.unwatch(&active.kick);
-            self.retire(active.memory, active.start);
+            self.retire(active.memory, active.start, in_flight);
         }
     }
 
@@ -415,10 +419,9 @@ where
         None
     }
 
-    /// Count a chain that was taken.
+    /// Name a chain that was taken.
     #[inline(always)]
     fn token(&mut self, head: u16) -> Token {
-        self.in_flight += 1;
         self.took = true;
         pack(self.era, head)
     }
@@ -472,12 +475,12 @@ where
     #[inline]
     fn complete(&mut self, token: Token, written: u32) {
         let (era, head) = unpack(token);
-        match &mut self.active {
-            Some(active) if era == self.era => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                active.device.put(head, written);
-            }
-            _ => self.complete_retired(token, written),
+        if era == self.era
+            && let Some(active) = &mut self.active
+        {
+            active.device.put(head, written);
+        } else {
+            self.complete_retired(token, written);
         }
     }
 
@@ -551,7 +554,7 @@ where
             mailbox.leave();
         }
         // Requests in flight point into the host's memory, and nobody can tell any more when they end.
-        if self.in_flight > 0
+        if self.in_flight() > 0
             && let Some(active) = self.active.take()
         {
             core::mem::forget(active.memory);
