@@ -28,6 +28,9 @@ pub struct Dispatcher {
     interrupts_seen: u64,
 }
 
+const READ: u32 = Opcode::READ as u32;
+const WRITE: u32 = Opcode::WRITE as u32;
+
 /// Unwrap, or answer with the error.
 macro_rules! check {
     ($slot:ident, $result:expr) => {
@@ -85,26 +88,27 @@ impl Dispatcher {
         let body = header.len.wrapping_sub(IN_HEADER_LEN as u32) as usize;
         let whole = body == slot.segments().readable_len() || cut(&mut slot, body);
         let node = NodeId(header.nodeid);
+        // Most requests are one of these two.
+        let is_data = matches!(header.opcode, READ | WRITE);
         if !whole
-            || !Opcode::is_number_of_file(header.opcode)
+            || !(is_data || Opcode::is_number_of_file(header.opcode))
             || !self.session.ready()
             || slot.segments_mut().split_head(OUT_HEADER_LEN).is_err()
         {
             return self.dispatch_other(fs, tables, header.opcode, whole, slot);
         }
-        // Most requests are one of these two.
-        if header.opcode == Opcode::READ as u32 {
-            self.read(fs, &rq, node, slot);
-        } else if header.opcode == Opcode::WRITE as u32 {
-            self.write(fs, &rq, node, slot);
-        } else {
-            let call = Call {
-                session: self.session,
-                fs,
-                rq,
-                node,
-            };
-            call.decode(header.opcode, slot, self.scratch);
+        match header.opcode {
+            READ => self.read(fs, &rq, node, slot),
+            WRITE => self.write(fs, &rq, node, slot),
+            opcode => {
+                let call = Call {
+                    session: self.session,
+                    fs,
+                    rq,
+                    node,
+                };
+                call.decode(opcode, slot, self.scratch);
+            }
         }
     }
 

@@ -48,10 +48,8 @@ impl SlotId {
 pub struct Finished {
     /// The HAL's token.
     pub token: Token,
-    /// Operation number as the host sent it.
-    pub opcode: u32,
-    /// Length of the request in bytes.
-    pub request_len: u32,
+    /// What the host sent first; all zero when that was too short.
+    pub header: InHeader,
     /// Bytes written into the reply, its header included; zero when the request has no reply.
     pub written: u32,
     /// Error number of the reply, positive; zero for success.
@@ -71,7 +69,6 @@ type Link = Cell<Option<&'static Entry>>;
 struct Entry {
     /// What there is to say when the request has ended, filled in meanwhile.
     finished: UnsafeCell<Finished>,
-    header: Cell<InHeader>,
     id: Cell<SlotId>,
     epoch: Cell<u32>,
     /// Link of the free or the finished list.
@@ -82,6 +79,14 @@ struct Entry {
     /// The table, once the entry was used.
     table: Cell<Option<&'static RequestTable>>,
     segments: UnsafeCell<SegmentList>,
+}
+
+impl Entry {
+    #[inline(always)]
+    fn header(&self) -> InHeader {
+        // SAFETY: the entry is of one core, and nothing that changes it runs meanwhile.
+        unsafe { (*self.finished.get()).header }
+    }
 }
 
 /// Hold the requests of one queue.
@@ -181,7 +186,7 @@ impl RequestTable {
         let used = &self.entries[..self.fresh.get() as usize];
         let index = used
             .iter()
-            .position(|entry| entry.state.get() == BUSY && entry.header.get().unique == unique)?;
+            .position(|entry| entry.state.get() == BUSY && entry.header().unique == unique)?;
         used[index].interrupted.set(true);
         Some(used[index].id.get())
     }
@@ -243,11 +248,9 @@ impl Slot {
     fn enter(&mut self, token: Token, epoch: u32, started: u64, header: InHeader) {
         let finished = self.finished_mut();
         finished.token = token;
-        finished.opcode = header.opcode;
-        finished.request_len = header.len;
+        finished.header = header;
         finished.started = started;
         let entry = self.0;
-        entry.header.set(header);
         entry.epoch.set(epoch);
         entry.interrupted.set(false);
         entry.state.set(BUSY);
@@ -256,7 +259,7 @@ impl Slot {
     /// Give the request's header.
     #[inline]
     pub fn header(&self) -> InHeader {
-        self.0.header.get()
+        self.0.header()
     }
 
     /// Give the session that the request belongs to.
@@ -369,7 +372,7 @@ mod tests {
         assert_eq!(slot.begin(Token(3), 1, 0).err(), Some(TooShort));
         slot.finish(0, 22);
         let finished = table.hand_back(|ended| *ended).unwrap();
-        assert_eq!((finished.token, finished.opcode), (Token(3), 0));
+        assert_eq!((finished.token, finished.header.opcode), (Token(3), 0));
     }
 
     #[test]

@@ -140,8 +140,10 @@ pub struct SegmentList {
     readable_len: usize,
     /// Bytes after the head.
     writable_len: usize,
+    /// The first bytes of the writable segments, once they are set aside; the first one is empty before.
     head: [Segment; MAX_HEAD],
-    head_count: u16,
+    /// Pieces of the head behind its first one.
+    head_more: u16,
 }
 
 impl SegmentList {
@@ -154,7 +156,8 @@ impl SegmentList {
         self.end = 0;
         self.readable_len = 0;
         self.writable_len = 0;
-        self.head_count = 0;
+        self.head_more = 0;
+        self.head[0].len = 0;
     }
 
     /// Append a segment that the host wrote. Every readable segment comes before the first writable one.
@@ -316,7 +319,7 @@ impl SegmentList {
     /// [`TooShort`] when there are fewer, or when they are spread over more than 16 segments; the list is unchanged then.
     #[inline]
     pub fn split_head(&mut self, count: usize) -> Result<(), TooShort> {
-        debug_assert_eq!(self.head_count, 0, "the head is set aside once");
+        debug_assert_eq!(self.head[0].len, 0, "the head is set aside once");
         if count > self.writable_len {
             return Err(TooShort);
         }
@@ -324,7 +327,6 @@ impl SegmentList {
             // The common case: a header with a buffer of its own.
             Some(first) if first.len == count && count > 0 => {
                 self.head[0] = *first;
-                self.head_count = 1;
                 self.write_start += 1;
                 self.writable_len -= count;
                 Ok(())
@@ -346,7 +348,7 @@ impl SegmentList {
         if pieces > MAX_HEAD {
             return Err(TooShort);
         }
-        let mut left = count;
+        let (mut left, mut set_aside) = (count, 0);
         while left > 0 {
             let first = &mut self.segments[self.write_start as usize];
             let piece = Segment {
@@ -361,8 +363,9 @@ impl SegmentList {
                 first.base = unsafe { first.base.add(piece.len) };
                 first.len -= piece.len;
             }
-            self.head[self.head_count as usize] = piece;
-            self.head_count += 1;
+            self.head[set_aside] = piece;
+            self.head_more = set_aside as u16;
+            set_aside += 1;
         }
         self.writable_len -= count;
         Ok(())
@@ -373,16 +376,17 @@ impl SegmentList {
     /// # Errors
     /// [`TooShort`] when the head is shorter; nothing is copied then.
     pub fn write_head(&self, bytes: &[u8]) -> Result<(), TooShort> {
-        fill(&self.head[..self.head_count as usize], 0, bytes)
+        fill(&self.head[..=self.head_more as usize], 0, bytes)
     }
 
     /// Do as [`Self::write_head`] when the head is in one piece; false, and nothing done, when it is not.
     #[inline]
     pub fn write_head_at_once(&self, bytes: &[u8]) -> bool {
         let [first, ..] = &self.head;
-        let one = self.head_count > 0 && bytes.len() <= first.len;
+        let one = bytes.len() <= first.len;
         if one {
-            // SAFETY: inside a live writable segment, see `Segment::new`; `bytes` are ours, so they do not overlap it.
+            // SAFETY: inside a live writable segment, see `Segment::new`: without a head its length is zero. `bytes`
+            // are ours, so they do not overlap it.
             unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), first.base, bytes.len()) };
         }
         one

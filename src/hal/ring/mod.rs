@@ -475,12 +475,9 @@ where
     #[inline]
     fn complete(&mut self, token: Token, written: u32) {
         let (era, head) = unpack(token);
-        if era == self.era
-            && let Some(active) = &mut self.active
-        {
-            active.device.put(head, written);
-        } else {
-            self.complete_retired(token, written);
+        match &mut self.active {
+            Some(active) if era == self.era => active.device.put(head, written),
+            _ => self.complete_retired(token, written),
         }
     }
 
