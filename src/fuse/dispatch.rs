@@ -7,7 +7,7 @@ use super::parse::{
 use super::reply::Reply;
 use super::session::Session;
 use super::types::{Caller, Fh, Lock, LockRequest, Name, NodeId, Request};
-use crate::mem::{Arena, OutOfMemory, RequestTable, Slot, Token};
+use crate::mem::{Arena, OutOfMemory, RequestTable, SegmentList, Slot, Token};
 use crate::wire::errno::Errno;
 use crate::wire::fuse::*;
 use crate::wire::open_flags::OpenFlags;
@@ -86,7 +86,7 @@ impl Dispatcher {
         };
         // A length below the header's own becomes one that no request has.
         let body = header.len.wrapping_sub(IN_HEADER_LEN as u32) as usize;
-        let whole = body == slot.segments().readable_len() || cut(&mut slot, body);
+        let whole = body == slot.segments().readable_len() || cut(slot.segments_mut(), body);
         let node = NodeId(header.nodeid);
         // Most requests are one of these two.
         let is_data = matches!(header.opcode, READ | WRITE);
@@ -240,12 +240,12 @@ impl Dispatcher {
     }
 }
 
-/// Cut what the host sent to what a request says that its arguments have; false, and nothing left, when that is more.
+/// Cut what the host sent to what a request says that there is; false, and nothing left, when that is more.
 #[cold]
-fn cut(slot: &mut Slot, body: usize) -> bool {
-    let whole = body <= slot.segments().readable_len();
-    slot.segments_mut()
-        .limit_readable(if whole { body } else { 0 });
+#[inline(never)]
+fn cut(segments: &mut SegmentList, len: usize) -> bool {
+    let whole = len <= segments.readable_len();
+    segments.limit_readable(if whole { len } else { 0 });
     whole
 }
 

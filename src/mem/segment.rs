@@ -114,6 +114,17 @@ pub(crate) struct Counts {
     pub(crate) writable_len: usize,
 }
 
+/// Give the segment at `index`.
+///
+/// # Safety
+/// It is the first one of a side with bytes left: a list's index below [`MAX_SEGMENTS`].
+#[inline(always)]
+unsafe fn at(segments: &mut [Segment; MAX_SEGMENTS], index: u16) -> &mut Segment {
+    debug_assert!(usize::from(index) < MAX_SEGMENTS);
+    // SAFETY: as the caller says: the bytes of a side lie in its segments, none of which is empty.
+    unsafe { segments.get_unchecked_mut(index as usize) }
+}
+
 /// Say that a request or the room for its reply is shorter than what should be copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooShort;
@@ -257,21 +268,22 @@ impl SegmentList {
             size_of::<T>()
         };
         // The common cases: a structure in a segment of its own, or with more behind it.
-        if size <= self.readable_len
-            && let Some(first) = self.segments.get_mut(self.read_start as usize)
-            && first.len >= size
-        {
-            // SAFETY: `size` bytes of a live segment, the first readable one: there are readable bytes.
-            let value = unsafe { load(first.base) };
-            self.readable_len -= size;
-            if first.len == size {
-                self.read_start += 1;
-            } else {
-                // SAFETY: before the end of the segment.
-                first.base = unsafe { first.base.add(size) };
-                first.len -= size;
+        if size <= self.readable_len {
+            // SAFETY: there are readable bytes.
+            let first = unsafe { at(&mut self.segments, self.read_start) };
+            if first.len >= size {
+                // SAFETY: `size` bytes of a live segment.
+                let value = unsafe { load(first.base) };
+                self.readable_len -= size;
+                if first.len == size {
+                    self.read_start += 1;
+                } else {
+                    // SAFETY: before the end of the segment.
+                    first.base = unsafe { first.base.add(size) };
+                    first.len -= size;
+                }
+                return Ok(value);
             }
-            return Ok(value);
         }
         let mut value = T::new_zeroed();
         self.read_front(value.as_mut_bytes()).map(|()| value)
@@ -323,16 +335,18 @@ impl SegmentList {
         if count > self.writable_len {
             return Err(TooShort);
         }
-        match self.segments.get(self.write_start as usize) {
-            // The common case: a header with a buffer of its own.
-            Some(first) if first.len == count && count > 0 => {
+        if count > 0 {
+            // SAFETY: there are writable bytes.
+            let first = unsafe { at(&mut self.segments, self.write_start) };
+            if first.len == count {
+                // The common case: a header with a buffer of its own.
                 self.head[0] = *first;
                 self.write_start += 1;
                 self.writable_len -= count;
-                Ok(())
+                return Ok(());
             }
-            _ => self.split_head_anywhere(count),
         }
+        self.split_head_anywhere(count)
     }
 
     #[cold]
@@ -409,15 +423,17 @@ impl SegmentList {
     /// done, when it has not.
     #[inline]
     pub fn write_at_once(&self, bytes: &[u8]) -> bool {
-        match self.segments.get(self.write_start as usize) {
-            Some(first) if bytes.len() <= first.len && bytes.len() <= self.writable_len => {
-                // SAFETY: in the first writable segment, which is live when there are writable bytes: see
-                // `Segment::new`. `bytes` are ours, so they do not overlap it.
-                unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), first.base, bytes.len()) };
-                true
-            }
-            _ => false,
+        if bytes.is_empty() || bytes.len() > self.writable_len {
+            return false;
         }
+        // SAFETY: there are writable bytes.
+        let first = unsafe { self.segments.get_unchecked(self.write_start as usize) };
+        let room = bytes.len() <= first.len;
+        if room {
+            // SAFETY: inside a live writable segment, see `Segment::new`; `bytes` are ours, so they do not overlap it.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), first.base, bytes.len()) };
+        }
+        room
     }
 
     /// Zero everything behind the head from `offset` on.

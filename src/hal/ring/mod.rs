@@ -475,9 +475,12 @@ where
     #[inline]
     fn complete(&mut self, token: Token, written: u32) {
         let (era, head) = unpack(token);
-        match &mut self.active {
-            Some(active) if era == self.era => active.device.put(head, written),
-            _ => self.complete_retired(token, written),
+        if era != self.era {
+            return self.complete_retired(token, written);
+        }
+        // An era that is not over has a queue.
+        if let Some(active) = &mut self.active {
+            active.device.put(head, written);
         }
     }
 
