@@ -105,7 +105,7 @@ impl Core {
         self.dispatcher
             .dispatch(&mut self.fs, &self.tables, slot, Token(1), 0);
         let finished = loop {
-            if let Some(finished) = self.tables[0].finished() {
+            if let Some(finished) = self.tables[0].hand_back(|ended| *ended) {
                 break finished;
             }
             self.fs.poll(Instant::now());

@@ -7,7 +7,7 @@ use super::parse::{
 use super::reply::Reply;
 use super::session::Session;
 use super::types::{Caller, Fh, Lock, LockRequest, Name, NodeId, Request};
-use crate::mem::{Arena, OutOfMemory, RequestTable, Slot, Token};
+use crate::mem::{Arena, OutOfMemory, RequestTable, SegmentList, Slot, Token};
 use crate::wire::errno::Errno;
 use crate::wire::fuse::*;
 use crate::wire::open_flags::OpenFlags;
@@ -27,6 +27,9 @@ pub struct Dispatcher {
     /// Number of posted interrupts that this core has looked at.
     interrupts_seen: u64,
 }
+
+const READ: u32 = Opcode::READ as u32;
+const WRITE: u32 = Opcode::WRITE as u32;
 
 /// Unwrap, or answer with the error.
 macro_rules! check {
@@ -57,7 +60,7 @@ impl Dispatcher {
     /// Decode one request and call the backend. `tables` are this core's, to find the target of an INTERRUPT.
     ///
     /// The request ends in its table: at once, or when the backend answers.
-    #[inline]
+    #[inline(always)]
     pub fn dispatch(
         &mut self,
         fs: &mut dyn FileSystem,
@@ -71,23 +74,6 @@ impl Dispatcher {
             // Not even a header to answer to.
             return slot.finish(0, Errno::EINVAL.get() as u16);
         };
-        let sent = slot.segments().readable_len();
-        // A length below the header's own becomes one that no request has.
-        let body = header.len.wrapping_sub(IN_HEADER_LEN as u32) as usize;
-        let whole = body <= sent;
-        slot.segments_mut()
-            .limit_readable(if whole { body } else { 0 });
-        let opcode = match Opcode::new(header.opcode) {
-            Some(opcode)
-                if opcode.is_of_file()
-                    && whole
-                    && self.session.ready()
-                    && slot.segments_mut().split_head(OUT_HEADER_LEN).is_ok() =>
-            {
-                opcode
-            }
-            opcode => return self.dispatch_other(fs, tables, opcode, whole, slot),
-        };
         let caller = Caller {
             uid: header.uid,
             gid: header.gid,
@@ -98,13 +84,59 @@ impl Dispatcher {
             caller,
             epoch,
         };
-        let call = Call {
-            session: self.session,
-            fs,
-            rq,
-            node: NodeId(header.nodeid),
-        };
-        call.decode(opcode, slot, self.scratch);
+        // A length below the header's own becomes one that no request has.
+        let body = header.len.wrapping_sub(IN_HEADER_LEN as u32) as usize;
+        let whole = body == slot.segments().readable_len() || cut(slot.segments_mut(), body);
+        let node = NodeId(header.nodeid);
+        // Most requests are one of these two.
+        let is_data = matches!(header.opcode, READ | WRITE);
+        if !whole
+            || !(is_data || Opcode::is_number_of_file(header.opcode))
+            || !self.session.ready()
+            || slot.segments_mut().split_head(OUT_HEADER_LEN).is_err()
+        {
+            return self.dispatch_other(fs, tables, header.opcode, whole, slot);
+        }
+        match header.opcode {
+            READ => self.read(fs, &rq, node, slot),
+            WRITE => self.write(fs, &rq, node, slot),
+            opcode => {
+                let call = Call {
+                    session: self.session,
+                    fs,
+                    rq,
+                    node,
+                };
+                call.decode(opcode, slot, self.scratch);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn read(&self, fs: &mut dyn FileSystem, rq: &Request, node: NodeId, mut slot: Slot) {
+        let args: ReadIn = check!(slot, arguments(&mut slot));
+        let size = args.size as usize;
+        if size > slot.segments().writable_len() {
+            return Reply::<()>::new(slot).err(Errno::EINVAL);
+        }
+        slot.segments_mut().limit_writable(size);
+        let flags = OpenFlags::decode(args.flags, self.session.arch());
+        let (fh, reply) = (Fh(args.fh), Reply::new(slot));
+        fs.read(rq, node, fh, args.offset, flags, reply);
+    }
+
+    #[inline(always)]
+    fn write(&self, fs: &mut dyn FileSystem, rq: &Request, node: NodeId, mut slot: Slot) {
+        let args: WriteIn = check!(slot, arguments(&mut slot));
+        let size = args.size as usize;
+        if size > slot.segments().readable_len() || args.size > self.session.max_write() {
+            return Reply::<()>::new(slot).err(Errno::EINVAL);
+        }
+        slot.segments_mut().limit_readable(size);
+        let how = WriteFlags::from_bits_truncate(args.write_flags);
+        let flags = OpenFlags::decode(args.flags, self.session.arch());
+        let (fh, reply) = (Fh(args.fh), Reply::new(slot));
+        fs.write(rq, node, fh, args.offset, how, flags, reply);
     }
 
     /// Answer what is about the session, what comes while there is none, and what is no request.
@@ -113,10 +145,11 @@ impl Dispatcher {
         &mut self,
         fs: &mut dyn FileSystem,
         tables: &[&'static RequestTable],
-        opcode: Option<Opcode>,
+        opcode: u32,
         whole: bool,
         mut slot: Slot,
     ) {
+        let opcode = Opcode::new(opcode);
         if opcode.is_some_and(Opcode::is_unanswered) {
             self.forget(fs, opcode, &mut slot);
             return slot.finish(0, 0);
@@ -207,6 +240,15 @@ impl Dispatcher {
     }
 }
 
+/// Cut what the host sent to what a request says that there is; false, and nothing left, when that is more.
+#[cold]
+#[inline(never)]
+fn cut(segments: &mut SegmentList, len: usize) -> bool {
+    let whole = len <= segments.readable_len();
+    segments.limit_readable(if whole { len } else { 0 });
+    whole
+}
+
 /// Hold what every call needs.
 struct Call<'a> {
     session: &'static Session,
@@ -220,41 +262,12 @@ impl Call<'_> {
         OpenFlags::decode(raw, self.session.arch())
     }
 
-    /// Decode the operations on open files; the most frequent ones stand here.
-    #[inline]
-    fn decode(self, opcode: Opcode, mut slot: Slot, scratch: &mut [u8]) {
+    /// Decode the operations on files, apart from READ and WRITE.
+    #[inline(never)]
+    fn decode(self, opcode: u32, mut slot: Slot, scratch: &mut [u8]) {
+        let opcode = check!(slot, Opcode::new(opcode).ok_or(Errno::ENOSYS));
         let (rq, node) = (&self.rq, self.node);
         match opcode {
-            Opcode::READ => {
-                let args: ReadIn = check!(slot, arguments(&mut slot));
-                let size = args.size as usize;
-                if size > slot.segments().writable_len() {
-                    return Reply::<()>::new(slot).err(Errno::EINVAL);
-                }
-                slot.segments_mut().limit_writable(size);
-                let flags = self.flags(args.flags);
-                self.fs
-                    .read(rq, node, Fh(args.fh), args.offset, flags, Reply::new(slot));
-            }
-            Opcode::WRITE => {
-                let args: WriteIn = check!(slot, arguments(&mut slot));
-                let size = args.size as usize;
-                if size > slot.segments().readable_len() || args.size > self.session.max_write() {
-                    return Reply::<()>::new(slot).err(Errno::EINVAL);
-                }
-                slot.segments_mut().limit_readable(size);
-                let how = WriteFlags::from_bits_truncate(args.write_flags);
-                let flags = self.flags(args.flags);
-                self.fs.write(
-                    rq,
-                    node,
-                    Fh(args.fh),
-                    args.offset,
-                    how,
-                    flags,
-                    Reply::new(slot),
-                );
-            }
             Opcode::GETATTR => {
                 let args: GetattrIn = check!(slot, arguments(&mut slot));
                 let fh = (args.getattr_flags & GETATTR_FH != 0).then_some(Fh(args.fh));

@@ -31,16 +31,39 @@ pub struct Reply<T> {
 #[inline]
 fn finish(slot: Slot, body: usize, error: i32) {
     let len = (OUT_HEADER_LEN + body) as u32;
-    let header = OutHeader {
-        len,
-        error: -error,
-        unique: slot.header().unique,
-    };
+    let header = out_header(&slot, len, error);
+    if slot.segments().write_head_at_once(header.as_bytes()) {
+        slot.finish(len, error as u16);
+    } else {
+        finish_in_pieces(slot, len, error);
+    }
+}
+
+/// Do as [`finish`] where the host cut the room for the header.
+#[cold]
+#[inline(never)]
+fn finish_in_pieces(slot: Slot, len: u32, error: i32) {
+    let header = out_header(&slot, len, error);
     match slot.segments().write_head(header.as_bytes()) {
         Ok(()) => slot.finish(len, error as u16),
         // The host left no room for an answer, so it gets none.
         Err(TooShort) => slot.finish(0, Errno::EINVAL.get() as u16),
     }
+}
+
+#[inline]
+fn out_header(slot: &Slot, len: u32, error: i32) -> OutHeader {
+    OutHeader {
+        len,
+        error: -error,
+        unique: slot.header().unique,
+    }
+}
+
+/// End the request with an error.
+#[inline(never)]
+fn fail(slot: Slot, error: Errno) {
+    finish(slot, 0, error.get());
 }
 
 impl<T> Reply<T> {
@@ -59,21 +82,34 @@ impl<T> Reply<T> {
     }
 
     #[inline]
-    fn finish(mut self, body: Result<usize, Errno>) {
+    fn into_slot(mut self) -> Slot {
         let slot = self
             .slot
             .take()
             .expect("only answering empties a reply, and consumes it");
+        // Nothing is left to drop.
+        core::mem::forget(self);
+        slot
+    }
+
+    /// Answer with the first `body` bytes behind the header, which are in place.
+    #[inline]
+    fn done(self, body: usize) {
+        finish(self.into_slot(), body, 0);
+    }
+
+    #[inline]
+    fn finish(self, body: Result<usize, Errno>) {
         match body {
-            Ok(len) => finish(slot, len, 0),
-            Err(error) => finish(slot, 0, error.get()),
+            Ok(len) => self.done(len),
+            Err(error) => self.err(error),
         }
     }
 
     /// Answer with an error.
     #[inline]
     pub fn err(self, error: Errno) {
-        self.finish(Err(error));
+        fail(self.into_slot(), error);
     }
 
     /// Give the request's identity.
@@ -96,7 +132,7 @@ impl<T> Drop for Reply<T> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.count_unanswered();
-            finish(slot, 0, Errno::EIO.get());
+            fail(slot, Errno::EIO);
         }
     }
 }
@@ -115,12 +151,21 @@ impl<T: Body> Reply<T> {
     #[inline]
     pub fn ok(self, body: T) {
         let wire = body.to_wire();
+        if self.slot().segments().write_at_once(wire.as_bytes()) {
+            self.done(size_of::<T::Wire>());
+        } else {
+            self.in_pieces(body);
+        }
+    }
+
+    /// Answer where the host cut the room for the body.
+    #[cold]
+    #[inline(never)]
+    fn in_pieces(self, body: T) {
+        let wire = body.to_wire();
         let written = self.slot().segments().write_at(0, wire.as_bytes());
-        self.finish(
-            written
-                .map(|()| size_of::<T::Wire>())
-                .map_err(|TooShort| Errno::EIO),
-        );
+        let written = written.map(|()| size_of::<T::Wire>());
+        self.finish(written.map_err(|TooShort| Errno::EIO));
     }
 }
 
@@ -286,15 +331,15 @@ impl Reply<Data> {
     ///
     /// More than wanted answers `EIO`, for the bytes cannot be there.
     pub fn filled(self, len: usize) {
-        let body = if len <= self.wanted() {
-            Ok(len)
+        if len <= self.wanted() {
+            self.done(len);
         } else {
-            Err(Errno::EIO)
-        };
-        self.finish(body);
+            self.err(Errno::EIO);
+        }
     }
 
     /// Zero `len` bytes from `offset` on of [`Self::buffers`], as far as they reach.
+    #[inline(never)]
     pub fn zero(&self, offset: usize, len: usize) {
         const ZEROS: [u8; 4096] = [0; 4096];
         let end = offset.saturating_add(len).min(self.wanted());

@@ -34,6 +34,7 @@ pub use open_table::{Closed, OpenFileTable, Pinned};
 pub use refused::Refused;
 pub use request::{Finished, RequestTable, Slot, SlotId, Token};
 pub use ring_buffer::RingBuffer;
+pub(crate) use segment::Counts;
 pub use segment::{MAX_SEGMENTS, Segment, SegmentList, TooMany, TooShort, fill, gather};
 pub use shared_ring::SharedRing;
 pub use slot_map::{Handle, SlotMap};

@@ -1,7 +1,7 @@
 //! The request table: one entry for each request in flight, one table for each queue.
 //!
 //! An entry's life: [`RequestTable::take`] gives an empty [`Slot`], the HAL fills its segments and token, the FUSE
-//! layer its header, a backend keeps it inside a reply, [`Slot::finish`] ends it, and [`RequestTable::finished`] hands
+//! layer its header, a backend keeps it inside a reply, [`Slot::finish`] ends it, and [`RequestTable::hand_back`] gives
 //! the token back to the loop that publishes it. A `Slot` is the only handle to its entry while it lives, so its
 //! segments are changed without a lock; the table belongs to one core.
 
@@ -20,7 +20,7 @@ pub struct Token(pub u64);
 ///
 /// The index counts over all tables of one device on one core; the generation tells a late or repeated answer from
 /// one for the entry's present request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromZeros, KnownLayout)]
 pub struct SlotId {
     /// Position, from zero to the sum of the depths of the core's queues of the device.
     pub index: u32,
@@ -44,14 +44,12 @@ impl SlotId {
 }
 
 /// Describe a request that ended, for publishing and statistics.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromZeros, KnownLayout)]
 pub struct Finished {
     /// The HAL's token.
     pub token: Token,
-    /// Operation number as the host sent it.
-    pub opcode: u32,
-    /// Length of the request in bytes.
-    pub request_len: u32,
+    /// What the host sent first; all zero when that was too short.
+    pub header: InHeader,
     /// Bytes written into the reply, its header included; zero when the request has no reply.
     pub written: u32,
     /// Error number of the reply, positive; zero for success.
@@ -69,15 +67,10 @@ type Link = Cell<Option<&'static Entry>>;
 #[derive(FromZeros, KnownLayout)]
 #[repr(C, align(64))]
 struct Entry {
-    token: Cell<Token>,
-    started: Cell<u64>,
-    header: Cell<InHeader>,
-    generation: Cell<u32>,
+    /// What there is to say when the request has ended, filled in meanwhile.
+    finished: UnsafeCell<Finished>,
+    id: Cell<SlotId>,
     epoch: Cell<u32>,
-    written: Cell<u32>,
-    error: Cell<u16>,
-    /// Place in the table.
-    index: Cell<u16>,
     /// Link of the free or the finished list.
     next: Link,
     state: Cell<u8>,
@@ -86,6 +79,14 @@ struct Entry {
     /// The table, once the entry was used.
     table: Cell<Option<&'static RequestTable>>,
     segments: UnsafeCell<SegmentList>,
+}
+
+impl Entry {
+    #[inline(always)]
+    fn header(&self) -> InHeader {
+        // SAFETY: the entry is of one core, and nothing that changes it runs meanwhile.
+        unsafe { (*self.finished.get()).header }
+    }
 }
 
 /// Hold the requests of one queue.
@@ -146,7 +147,10 @@ impl RequestTable {
         let index = self.fresh.get();
         let entry = self.entries.get(index as usize)?;
         self.fresh.set(index + 1);
-        entry.index.set(index);
+        entry.id.set(SlotId {
+            index: self.first + u32::from(index),
+            generation: 0,
+        });
         entry.table.set(Some(self));
         Some(entry)
     }
@@ -166,21 +170,15 @@ impl RequestTable {
         self.unanswered.get()
     }
 
-    /// Hand back the oldest request that ended and free its entry.
+    /// Hand back the oldest request that ended, and free its entry when `ended` has read it.
     #[inline]
-    pub fn finished(&self) -> Option<Finished> {
+    pub fn hand_back<T>(&self, ended: impl FnOnce(&Finished) -> T) -> Option<T> {
         let entry = self.finished_head.get()?;
         self.finished_head.set(entry.next.get());
-        let header = entry.header.get();
+        // SAFETY: the entry's slot is gone, and there is none anew before the entry is released.
+        let read = ended(unsafe { &*entry.finished.get() });
         self.release(entry);
-        Some(Finished {
-            token: entry.token.get(),
-            opcode: header.opcode,
-            request_len: header.len,
-            written: entry.written.get(),
-            error: entry.error.get(),
-            started: entry.started.get(),
-        })
+        Some(read)
     }
 
     /// Mark the request with this `unique` as interrupted and name it.
@@ -188,22 +186,18 @@ impl RequestTable {
         let used = &self.entries[..self.fresh.get() as usize];
         let index = used
             .iter()
-            .position(|entry| entry.state.get() == BUSY && entry.header.get().unique == unique)?;
+            .position(|entry| entry.state.get() == BUSY && entry.header().unique == unique)?;
         used[index].interrupted.set(true);
-        Some(self.id(&used[index]))
-    }
-
-    #[inline]
-    fn id(&self, entry: &Entry) -> SlotId {
-        SlotId {
-            index: self.first + u32::from(entry.index.get()),
-            generation: entry.generation.get(),
-        }
+        Some(used[index].id.get())
     }
 
     #[inline]
     fn release(&self, entry: &'static Entry) {
-        entry.generation.set(entry.generation.get().wrapping_add(1));
+        let id = entry.id.get();
+        entry.id.set(SlotId {
+            generation: id.generation.wrapping_add(1),
+            ..id
+        });
         entry.next.set(self.free.get());
         self.free.set(Some(entry));
         self.taken.set(self.taken.get() - 1);
@@ -227,7 +221,7 @@ impl Slot {
     /// Give the request's identity.
     #[inline]
     pub fn id(&self) -> SlotId {
-        self.table().id(self.0)
+        self.0.id.get()
     }
 
     /// Begin a request: remember the HAL's token, the session and when it was taken, and copy out the header.
@@ -237,20 +231,35 @@ impl Slot {
     #[inline]
     pub fn begin(&mut self, token: Token, epoch: u32, started: u64) -> Result<InHeader, TooShort> {
         let header = self.segments_mut().read_value();
+        match header {
+            Ok(header) => self.enter(token, epoch, started, header),
+            Err(TooShort) => self.enter_nothing(token, epoch, started),
+        }
+        header
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn enter_nothing(&mut self, token: Token, epoch: u32, started: u64) {
+        self.enter(token, epoch, started, InHeader::default());
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, token: Token, epoch: u32, started: u64, header: InHeader) {
+        let finished = self.finished_mut();
+        finished.token = token;
+        finished.header = header;
+        finished.started = started;
         let entry = self.0;
-        entry.token.set(token);
-        entry.header.set(header.unwrap_or_default());
         entry.epoch.set(epoch);
-        entry.started.set(started);
         entry.interrupted.set(false);
         entry.state.set(BUSY);
-        header
     }
 
     /// Give the request's header.
     #[inline]
     pub fn header(&self) -> InHeader {
-        self.0.header.get()
+        self.0.header()
     }
 
     /// Give the session that the request belongs to.
@@ -288,6 +297,12 @@ impl Slot {
         unsafe { &mut *self.0.segments.get() }
     }
 
+    #[inline]
+    fn finished_mut(&mut self) -> &mut Finished {
+        // SAFETY: as for `segments`: only [`RequestTable::hand_back`] reads it, when there is no slot.
+        unsafe { &mut *self.0.finished.get() }
+    }
+
     /// Count a request whose reply was dropped; it is yet to be finished.
     #[cold]
     pub fn count_unanswered(&self) {
@@ -297,11 +312,12 @@ impl Slot {
 
     /// End the request: `written` bytes of reply are in place, with this error number.
     #[inline]
-    pub fn finish(self, written: u32, error: u16) {
+    pub fn finish(mut self, written: u32, error: u16) {
+        let finished = self.finished_mut();
+        finished.written = written;
+        finished.error = error;
         let (table, entry) = (self.table(), self.0);
         core::mem::forget(self);
-        entry.written.set(written);
-        entry.error.set(error);
         entry.state.set(0);
         entry.next.set(None);
         match table.finished_head.get() {
@@ -355,8 +371,8 @@ mod tests {
         let mut slot = table.take().unwrap();
         assert_eq!(slot.begin(Token(3), 1, 0).err(), Some(TooShort));
         slot.finish(0, 22);
-        let finished = table.finished().unwrap();
-        assert_eq!((finished.token, finished.opcode), (Token(3), 0));
+        let finished = table.hand_back(|ended| *ended).unwrap();
+        assert_eq!((finished.token, finished.header.opcode), (Token(3), 0));
     }
 
     #[test]
@@ -369,7 +385,7 @@ mod tests {
             table.take().is_none(),
             "not before its token is handed back"
         );
-        table.finished().unwrap();
+        table.hand_back(|_| ()).unwrap();
         assert!(table.take().is_some());
     }
 
@@ -386,9 +402,8 @@ mod tests {
         for place in [2, 0, 1, 0] {
             slots.remove(place).finish(0, 0);
         }
-        let order: std::vec::Vec<_> = core::iter::from_fn(|| table.finished())
-            .map(|f| f.token.0)
-            .collect();
+        let order: std::vec::Vec<_> =
+            core::iter::from_fn(|| table.hand_back(|ended| ended.token.0)).collect();
         assert_eq!(order, [2, 0, 3, 1]);
         assert_eq!(table.in_use(), 0);
     }
@@ -399,7 +414,7 @@ mod tests {
         let slot = table.take().unwrap();
         let old = slot.id();
         slot.finish(0, 0);
-        table.finished().unwrap();
+        table.hand_back(|_| ()).unwrap();
         let new = table.take().unwrap().id();
         assert_eq!((old.index, new.index), (100, 100));
         assert_ne!(old, new);
@@ -416,7 +431,7 @@ mod tests {
         assert_eq!(table.interrupt(8), None);
         slot.finish(0, 0);
         assert_eq!(table.interrupt(7), None);
-        table.finished().unwrap();
+        table.hand_back(|_| ()).unwrap();
         assert_eq!(table.interrupt(7), None);
     }
 }

@@ -102,6 +102,29 @@ unsafe fn load<T: FromBytes + IntoBytes>(base: *mut u8) -> T {
     value
 }
 
+/// Count the segments of a list and their bytes. None is empty.
+pub(crate) struct Counts {
+    /// Segments that the host wrote; they come first.
+    pub(crate) readable: u16,
+    /// Segments.
+    pub(crate) all: u16,
+    /// Bytes that the host wrote.
+    pub(crate) readable_len: usize,
+    /// Bytes that the host wants filled.
+    pub(crate) writable_len: usize,
+}
+
+/// Give the segment at `index`.
+///
+/// # Safety
+/// It is the first one of a side with bytes left: a list's index below [`MAX_SEGMENTS`].
+#[inline(always)]
+unsafe fn at(segments: &mut [Segment; MAX_SEGMENTS], index: u16) -> &mut Segment {
+    debug_assert!(usize::from(index) < MAX_SEGMENTS);
+    // SAFETY: as the caller says: the bytes of a side lie in its segments, none of which is empty.
+    unsafe { segments.get_unchecked_mut(index as usize) }
+}
+
 /// Say that a request or the room for its reply is shorter than what should be copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooShort;
@@ -128,10 +151,10 @@ pub struct SegmentList {
     readable_len: usize,
     /// Bytes after the head.
     writable_len: usize,
-    /// The head's segments when it has not just the one before `write_start`; `head_count` is zero then.
+    /// The first bytes of the writable segments, once they are set aside; the first one is empty before.
     head: [Segment; MAX_HEAD],
-    head_count: u16,
-    head_len: usize,
+    /// Pieces of the head behind its first one.
+    head_more: u16,
 }
 
 impl SegmentList {
@@ -144,8 +167,8 @@ impl SegmentList {
         self.end = 0;
         self.readable_len = 0;
         self.writable_len = 0;
-        self.head_count = 0;
-        self.head_len = 0;
+        self.head_more = 0;
+        self.head[0].len = 0;
     }
 
     /// Append a segment that the host wrote. Every readable segment comes before the first writable one.
@@ -183,22 +206,16 @@ impl SegmentList {
         Ok(())
     }
 
-    /// Fill an empty list with what [`Self::places`] holds: `readable` segments of `readable_len` bytes in all, then
-    /// others up to `end`, of `writable_len` bytes, none of them empty.
+    /// Fill an empty list with what [`Self::places`] holds.
     #[inline(always)]
-    pub(crate) fn fill(
-        &mut self,
-        readable: usize,
-        end: usize,
-        readable_len: usize,
-        writable_len: usize,
-    ) {
-        debug_assert!(self.end == 0 && readable <= end && end <= MAX_SEGMENTS);
-        self.read_end = readable as u16;
-        self.write_start = readable as u16;
-        self.end = end as u16;
-        self.readable_len = readable_len;
-        self.writable_len = writable_len;
+    pub(crate) fn fill(&mut self, counts: Counts) {
+        debug_assert!(self.end == 0 && counts.readable <= counts.all);
+        debug_assert!(usize::from(counts.all) <= MAX_SEGMENTS);
+        self.read_end = counts.readable;
+        self.write_start = counts.readable;
+        self.end = counts.all;
+        self.readable_len = counts.readable_len;
+        self.writable_len = counts.writable_len;
     }
 
     /// Lend the places of the segments, to be counted by [`Self::fill`].
@@ -227,11 +244,6 @@ impl SegmentList {
         self.writable_len
     }
 
-    /// Give the number of bytes in the head.
-    pub const fn head_len(&self) -> usize {
-        self.head_len
-    }
-
     /// Copy out the first bytes of what the host wrote and leave the rest.
     ///
     /// # Errors
@@ -251,10 +263,14 @@ impl SegmentList {
     /// [`TooShort`] when there are fewer bytes; nothing is consumed then.
     #[inline]
     pub fn read_value<T: FromBytes + IntoBytes + Copy>(&mut self) -> Result<T, TooShort> {
-        let size = size_of::<T>();
-        if self.read_start < self.read_end {
-            let first = &mut self.segments[self.read_start as usize];
-            // The common cases: a structure in a segment of its own, or with more behind it.
+        let size = const {
+            assert!(size_of::<T>() > 0);
+            size_of::<T>()
+        };
+        // The common cases: a structure in a segment of its own, or with more behind it.
+        if size <= self.readable_len {
+            // SAFETY: there are readable bytes.
+            let first = unsafe { at(&mut self.segments, self.read_start) };
             if first.len >= size {
                 // SAFETY: `size` bytes of a live segment.
                 let value = unsafe { load(first.base) };
@@ -315,23 +331,25 @@ impl SegmentList {
     /// [`TooShort`] when there are fewer, or when they are spread over more than 16 segments; the list is unchanged then.
     #[inline]
     pub fn split_head(&mut self, count: usize) -> Result<(), TooShort> {
-        debug_assert_eq!(self.head_count, 0, "the head is set aside once");
+        debug_assert_eq!(self.head[0].len, 0, "the head is set aside once");
         if count > self.writable_len {
             return Err(TooShort);
         }
-        if let Some(first) = self.segments.get(self.write_start as usize)
-            && first.len == count
-            && self.write_start < self.end
-        {
-            // The common case: a header with a buffer of its own, which stays where it is.
-            self.head_len = count;
-            self.write_start += 1;
-            self.writable_len -= count;
-            return Ok(());
+        if count > 0 {
+            // SAFETY: there are writable bytes.
+            let first = unsafe { at(&mut self.segments, self.write_start) };
+            if first.len == count {
+                // The common case: a header with a buffer of its own.
+                self.head[0] = *first;
+                self.write_start += 1;
+                self.writable_len -= count;
+                return Ok(());
+            }
         }
         self.split_head_anywhere(count)
     }
 
+    #[cold]
     fn split_head_anywhere(&mut self, count: usize) -> Result<(), TooShort> {
         let (mut left, mut pieces) = (count, 0);
         for segment in self.writable() {
@@ -344,7 +362,7 @@ impl SegmentList {
         if pieces > MAX_HEAD {
             return Err(TooShort);
         }
-        let mut left = count;
+        let (mut left, mut set_aside) = (count, 0);
         while left > 0 {
             let first = &mut self.segments[self.write_start as usize];
             let piece = Segment {
@@ -359,44 +377,39 @@ impl SegmentList {
                 first.base = unsafe { first.base.add(piece.len) };
                 first.len -= piece.len;
             }
-            self.head[self.head_count as usize] = piece;
-            self.head_count += 1;
+            self.head[set_aside] = piece;
+            self.head_more = set_aside as u16;
+            set_aside += 1;
         }
-        self.head_len = count;
         self.writable_len -= count;
         Ok(())
-    }
-
-    /// Give the segments of the head.
-    #[inline]
-    fn head(&self) -> &[Segment] {
-        match self.head_count {
-            0 => self
-                .segments
-                .get((self.write_start as usize).wrapping_sub(1))
-                .map_or(&[], core::slice::from_ref),
-            count => &self.head[..count as usize],
-        }
     }
 
     /// Copy `bytes` into the head, from its start.
     ///
     /// # Errors
     /// [`TooShort`] when the head is shorter; nothing is copied then.
-    #[inline]
     pub fn write_head(&self, bytes: &[u8]) -> Result<(), TooShort> {
-        if bytes.len() > self.head_len {
-            return Err(TooShort);
+        fill(&self.head[..=self.head_more as usize], 0, bytes)
+    }
+
+    /// Do as [`Self::write_head`] when the head is in one piece; false, and nothing done, when it is not.
+    #[inline]
+    pub fn write_head_at_once(&self, bytes: &[u8]) -> bool {
+        let [first, ..] = &self.head;
+        let one = bytes.len() <= first.len;
+        if one {
+            // SAFETY: inside a live writable segment, see `Segment::new`: without a head its length is zero. `bytes`
+            // are ours, so they do not overlap it.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), first.base, bytes.len()) };
         }
-        copy_in(self.head(), 0, bytes);
-        Ok(())
+        one
     }
 
     /// Copy `bytes` behind the head, `offset` bytes after it.
     ///
     /// # Errors
     /// [`TooShort`] when they do not fit; nothing is copied then.
-    #[inline]
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), TooShort> {
         match offset.checked_add(bytes.len()) {
             Some(end) if end <= self.writable_len => {}
@@ -404,6 +417,23 @@ impl SegmentList {
         }
         copy_in(self.writable(), offset, bytes);
         Ok(())
+    }
+
+    /// Do as [`Self::write_at`], right behind the head, when the first segment there has the room; false, and nothing
+    /// done, when it has not.
+    #[inline]
+    pub fn write_at_once(&self, bytes: &[u8]) -> bool {
+        if bytes.is_empty() || bytes.len() > self.writable_len {
+            return false;
+        }
+        // SAFETY: there are writable bytes.
+        let first = unsafe { self.segments.get_unchecked(self.write_start as usize) };
+        let room = bytes.len() <= first.len;
+        if room {
+            // SAFETY: inside a live writable segment, see `Segment::new`; `bytes` are ours, so they do not overlap it.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), first.base, bytes.len()) };
+        }
+        room
     }
 
     /// Zero everything behind the head from `offset` on.
@@ -480,20 +510,8 @@ fn copy_out(segments: &[Segment], offset: usize, mut bytes: &mut [u8]) {
 }
 
 /// Copy `bytes` to `offset` in `segments`, which have room for them.
-#[inline]
-fn copy_in(segments: &[Segment], offset: usize, bytes: &[u8]) {
-    match segments.first() {
-        Some(first) if offset + bytes.len() <= first.len => {
-            // SAFETY: inside a live writable segment, see `Segment::new`.
-            let place = unsafe { first.base.add(offset) };
-            // SAFETY: as above; `bytes` are ours, so they do not overlap it.
-            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
-        }
-        _ => copy_in_pieces(segments, offset, bytes),
-    }
-}
-
-fn copy_in_pieces(segments: &[Segment], offset: usize, mut bytes: &[u8]) {
+#[inline(never)]
+fn copy_in(segments: &[Segment], offset: usize, mut bytes: &[u8]) {
     let mut skip = offset;
     for segment in segments {
         if bytes.is_empty() {

@@ -4,10 +4,11 @@ use std::boxed::Box;
 use std::string::String;
 use std::vec::Vec;
 
+use super::lane::{Lane, Served};
 use super::warden::Task;
-use super::worker::{Admission, Lane, Observer, Worker};
+use super::worker::{Admission, Observer, Worker};
 use crate::fuse::{Dispatcher, FileSystem, Session, Volume};
-use crate::hal::{Events, Queue};
+use crate::hal::Events;
 use crate::mem::RequestTable;
 use crate::sys::map;
 
@@ -51,7 +52,7 @@ pub struct Device {
     /// File system.
     pub backend: &'static dyn Backend,
     /// Queues, the hiprio queue first where the transport has one.
-    pub queues: Vec<Box<dyn Queue + Send>>,
+    pub queues: Vec<Box<dyn Served + Send>>,
     /// Requests in flight per queue.
     pub depth: u16,
     /// Transport.
@@ -74,7 +75,7 @@ pub struct Share {
     /// File system.
     pub backend: &'static dyn Backend,
     /// This core's queues.
-    pub queues: Vec<Box<dyn Queue + Send>>,
+    pub queues: Vec<Box<dyn Served + Send>>,
     /// Requests in flight per queue.
     pub depth: u16,
     /// Where ended requests are counted.
@@ -103,7 +104,7 @@ impl Share {
         let dispatcher = dispatcher.map_err(|error| memory(std::format!("{error:?}")))?;
         let fs = self.backend.attach(count as u32 * u32::from(self.depth))?;
         let lanes = self.queues.into_iter().zip(&tables).map(|(queue, &table)| {
-            let queue: &'static mut dyn Queue = Box::leak(queue);
+            let queue: &'static mut dyn Served = Box::leak(queue);
             Lane { queue, table }
         });
         Ok(Worker::new(

@@ -22,6 +22,7 @@ mod device;
 mod fsck;
 #[cfg(all(feature = "daemon", feature = "snap"))]
 mod functions;
+mod lane;
 #[cfg(all(feature = "daemon", feature = "defmt"))]
 pub mod log_ring;
 #[cfg(feature = "daemon")]
@@ -52,6 +53,7 @@ const NO_SNAP: &str =
 pub use core_loop::{CoreLoop, Polling, Stop};
 #[cfg(feature = "std")]
 pub use device::{Backend, Control, Device, SessionEvents, Share, spread};
+pub use lane::{Lane, Served};
 #[cfg(feature = "daemon")]
 pub use serve::{ServeError, serve};
-pub use worker::{Admission, Lane, Load, Observer, Worker};
+pub use worker::{Admission, Load, Observer, Worker};

@@ -7,6 +7,7 @@ use std::vec::Vec;
 
 use super::config::{self, Hal};
 use super::device::{Backend, Control, Device, SessionEvents};
+use super::lane::Served;
 use super::warden::{self, Task};
 use crate::backend::kv::embedded;
 use crate::backend::kv::served::{self, EmbeddedVolume};
@@ -257,12 +258,12 @@ pub fn open_backend(device: &config::Device) -> Result<&'static dyn Backend, Str
 }
 
 /// Hold a transport's queues and its control side.
-type Transport = (Vec<Box<dyn Queue + Send>>, Box<dyn Control>);
+type Transport = (Vec<Box<dyn Served + Send>>, Box<dyn Control>);
 
-fn boxed<Q: Queue + Send + 'static>(queues: Vec<Q>) -> Vec<Box<dyn Queue + Send>> {
+fn boxed<Q: Queue + Send + 'static>(queues: Vec<Q>) -> Vec<Box<dyn Served + Send>> {
     queues
         .into_iter()
-        .map(|queue| -> Box<dyn Queue + Send> { Box::new(queue) })
+        .map(|queue| -> Box<dyn Served + Send> { Box::new(queue) })
         .collect()
 }
 

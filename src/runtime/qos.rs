@@ -141,9 +141,9 @@ impl Admission for Gate {
 
 /// Count the bytes of data that a request moved: those of files and directories, without headers and names.
 fn data_bytes(finished: &Finished) -> u64 {
-    let (bytes, headers) = match Opcode::new(finished.opcode) {
+    let (bytes, headers) = match Opcode::new(finished.header.opcode) {
         Some(Opcode::WRITE) if finished.error == 0 => (
-            finished.request_len,
+            finished.header.len,
             size_of::<InHeader>() + size_of::<WriteIn>(),
         ),
         Some(Opcode::READ | Opcode::READDIR | Opcode::READDIRPLUS) => {
@@ -161,10 +161,13 @@ mod tests {
 
     #[test]
     fn a_gate_charges_data_not_headers() {
-        let ended = |opcode: Opcode, request_len, written| Finished {
+        let ended = |opcode: Opcode, len, written| Finished {
             token: Token(0),
-            opcode: opcode as u32,
-            request_len,
+            header: InHeader {
+                opcode: opcode as u32,
+                len,
+                ..InHeader::default()
+            },
             written,
             error: 0,
             started: 0,

@@ -1,12 +1,9 @@
 //! One device on one core: its queues, their requests, its backend's instance.
 
+use super::lane::Lane;
 use crate::fuse::{Dispatcher, FileSystem};
-use crate::hal::Queue;
 use crate::mem::{Finished, RequestTable};
-use crate::sys::time::{Instant, cycles};
-
-/// Most requests taken from one queue in a round, so that no queue starves the others.
-const BURST: usize = 64;
+use crate::sys::time::Instant;
 
 /// Say how a device's tables stand on one core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +33,6 @@ pub trait Admission {
 
     /// Say when [`Self::open`] will be true again.
     fn opens_at(&self) -> Instant;
-}
-
-/// Join a queue and the table of its requests.
-pub struct Lane {
-    /// The queue.
-    pub queue: &'static mut dyn Queue,
-    /// Its requests, as deep as the queue.
-    pub table: &'static RequestTable,
 }
 
 /// Serve a device's queues on one core.
@@ -101,19 +90,9 @@ impl Worker {
         }
         let mut taken = false;
         for lane in self.lanes.iter_mut() {
-            // What one look at the queue finds was sent before it: one time for all.
-            let started = cycles();
-            for _ in 0..BURST {
-                let Some(mut slot) = lane.table.take() else {
-                    break;
-                };
-                let Some(token) = lane.queue.poll(slot.segments_mut()) else {
-                    break;
-                };
-                taken = true;
-                self.dispatcher
-                    .dispatch(self.fs, self.tables, slot, token, started);
-            }
+            taken |= lane
+                .queue
+                .take(lane.table, &mut self.dispatcher, self.fs, self.tables);
         }
         taken
     }
@@ -121,18 +100,9 @@ impl Worker {
     fn publish(&mut self) -> bool {
         let mut published = false;
         for lane in self.lanes.iter_mut() {
-            // One time for all, since the host sees them together.
-            let mut now = None;
-            while let Some(finished) = lane.table.finished() {
-                lane.queue.complete(finished.token, finished.written);
-                self.observer
-                    .finished(&finished, *now.get_or_insert_with(cycles));
-                if let Some(admission) = &mut self.admission {
-                    admission.charge(&finished);
-                }
-                published = true;
-            }
-            lane.queue.flush();
+            published |= lane
+                .queue
+                .publish(lane.table, self.observer, &mut self.admission);
         }
         published
     }
@@ -204,7 +174,7 @@ mod tests {
     use super::*;
     use crate::backend::null::Null;
     use crate::fuse::{Limits, Session};
-    use crate::hal::Traits;
+    use crate::hal::{Queue, Traits};
     use crate::mem::{Arena, Segment, SegmentList, Token};
     use crate::sys::map;
     use crate::wire::fuse::{InHeader, InitIn, Opcode, OutHeader};

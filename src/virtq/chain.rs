@@ -4,8 +4,8 @@ use super::layout::{
     DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_LEN, Descriptor, Rings, load_byte,
     load_descriptor,
 };
-use super::memory::{MemoryMap, RegionCache};
-use crate::mem::{Segment, SegmentList};
+use super::memory::{MemoryMap, Region, RegionCache};
+use crate::mem::{Counts, MAX_SEGMENTS, Segment, SegmentList};
 
 /// Most descriptors of an indirect table.
 ///
@@ -50,78 +50,133 @@ enum Table {
 }
 
 /// Put the buffers of the chain at `head`, which is below the size, into the empty list, if the chain is of the common
-/// shape: all in the region that was used last, every buffer in one piece and not empty, directly in the ring or all
-/// in one indirect table that is aligned.
+/// shape: one indirect table that is aligned, its descriptors one after another as drivers lay them out, every buffer
+/// in one piece and not empty, all of it in the region that was used last.
 ///
 /// `None`, and the list as it was, for any other: it is then to be walked again from its head by [`walk_any`], which
 /// checks every rule in its place. What the short way does not understand may be fine, and has its error if not.
 #[inline(always)]
-pub(super) fn walk_common(
+pub(super) fn walk_indirect(
     rings: &Rings,
     head: u16,
     indirect: bool,
     cache: &RegionCache,
     list: &mut SegmentList,
 ) -> Option<()> {
-    let region = cache.last();
-    let mut table = rings.table();
-    let mut table_len = u32::from(rings.size());
     // SAFETY: `head` is below the size, and that many descriptors lie there by the contract of `Rings::new`.
-    let mut descriptor =
-        unsafe { load_descriptor(table.add(usize::from(head) * DESC_LEN as usize)) };
-    if descriptor.flags & DESC_F_INDIRECT != 0 {
-        let len = descriptor.len;
-        table = region.place(descriptor.address, len.into())?;
-        if !indirect
-            || descriptor.flags & DESC_F_NEXT != 0
-            || len > MAX_INDIRECT * DESC_LEN as u32
-            || !(table as usize | len as usize).is_multiple_of(DESC_LEN as usize)
-        {
-            return None;
-        }
-        table_len = len / DESC_LEN as u32;
-        // SAFETY: the whole table, of one descriptor at least, lies in one piece at `table`, a multiple of 16.
-        descriptor = unsafe { load_descriptor(table) };
-    }
-    // Each descriptor is a segment here, so one count bounds both, and a chain in a circle comes to its end.
-    let places = list.places();
-    let most = (table_len as usize).min(places.len());
-    let places = &mut places[..most];
-    let (mut count, mut readable) = (0, 0);
-    let (mut readable_len, mut writable_len) = (0, 0);
-    loop {
-        let len = descriptor.len as usize;
-        let base = region.place(descriptor.address, len as u64)?;
-        // SAFETY: as in `push`.
-        *places.get_mut(count)? = unsafe { Segment::new(base, len) };
-        count += 1;
-        if descriptor.flags & DESC_F_WRITE != 0 {
-            writable_len += len;
-        } else {
-            if writable_len != 0 {
-                return None;
-            }
-            readable = count;
-            readable_len += len;
-        }
-        if descriptor.flags & DESC_F_INDIRECT != 0 {
-            return None;
-        }
-        if descriptor.flags & DESC_F_NEXT == 0 {
-            break;
-        }
-        let next = u32::from(descriptor.next);
-        if next >= table_len {
-            return None;
-        }
-        // SAFETY: `next` is below the number of descriptors at `table`.
-        descriptor = unsafe { load_descriptor(table.add(next as usize * DESC_LEN as usize)) };
-    }
-    if readable_len as u64 + writable_len as u64 > u64::from(u32::MAX) {
+    let outer =
+        unsafe { load_descriptor(rings.table().add(usize::from(head) * DESC_LEN as usize)) };
+    let region = cache.last();
+    let len = outer.len as usize;
+    let table = region.place(outer.address, len as u64)?;
+    if !indirect
+        || outer.flags & (DESC_F_INDIRECT | DESC_F_NEXT) != DESC_F_INDIRECT
+        || !(table as usize | len).is_multiple_of(DESC_LEN as usize)
+    {
         return None;
     }
-    list.fill(readable, count, readable_len, writable_len);
+    let places = list.places().get_mut(..len / DESC_LEN as usize)?;
+    let counts = Run::new(region, table, 0, places).follow()?;
+    list.fill(counts);
     Some(())
+}
+
+/// Do as [`walk_indirect`] for a chain whose descriptors are one after another in the ring itself.
+pub(super) fn walk_direct(
+    rings: &Rings,
+    head: u16,
+    cache: &RegionCache,
+    list: &mut SegmentList,
+) -> Option<()> {
+    // SAFETY: as above.
+    let table = unsafe { rings.table().add(usize::from(head) * DESC_LEN as usize) };
+    let most = usize::from(rings.size() - head).min(MAX_SEGMENTS);
+    let run = Run::new(cache.last(), table, head, &mut list.places()[..most]);
+    let counts = run.follow()?;
+    list.fill(counts);
+    Some(())
+}
+
+/// Descriptors one after another.
+struct Run<'l> {
+    region: Region,
+    /// Where the next one lies: at a multiple of 16, at least as many as there are places.
+    table: *mut u8,
+    places: core::slice::IterMut<'l, Segment>,
+    /// Index of the first one.
+    first: u16,
+    /// What the one taken last says, flags and next, when the next one follows it.
+    follows: u32,
+    /// Sum of the buffers.
+    bytes: usize,
+}
+
+impl<'l> Run<'l> {
+    #[inline(always)]
+    fn new(region: Region, table: *mut u8, first: u16, places: &'l mut [Segment]) -> Self {
+        Self {
+            region,
+            table,
+            places: places.iter_mut(),
+            first,
+            follows: u32::from(first) << 16 | u32::from(DESC_F_NEXT),
+            bytes: 0,
+        }
+    }
+
+    /// Take a whole chain.
+    #[inline(always)]
+    fn follow(mut self) -> Option<Counts> {
+        let mut last = self.take_while_followed()?;
+        let (mut readable, mut readable_len) = (self.count(), self.bytes);
+        if last.flags != 0 {
+            readable -= 1;
+            readable_len -= last.len as usize;
+            self.follows |= u32::from(DESC_F_WRITE);
+            if last.tail() == self.follows {
+                last = self.take_while_followed()?;
+            }
+            if last.flags != DESC_F_WRITE {
+                return None;
+            }
+        }
+        if self.bytes as u64 > u64::from(u32::MAX) {
+            return None;
+        }
+        Some(Counts {
+            readable,
+            all: self.count(),
+            readable_len,
+            writable_len: self.bytes - readable_len,
+        })
+    }
+
+    /// Give the number of descriptors taken.
+    fn count(&self) -> u16 {
+        (self.follows >> 16) as u16 - self.first
+    }
+
+    /// Take descriptors up to one that is not followed, or has other flags; give that.
+    #[inline(always)]
+    fn take_while_followed(&mut self) -> Option<Descriptor> {
+        loop {
+            let place = self.places.next()?;
+            // SAFETY: there is a descriptor for each place.
+            let descriptor = unsafe { load_descriptor(self.table) };
+            // SAFETY: as above.
+            self.table = unsafe { self.table.add(DESC_LEN as usize) };
+            let base = self
+                .region
+                .place(descriptor.address, descriptor.len.into())?;
+            // SAFETY: as in `push`.
+            *place = unsafe { Segment::new(base, descriptor.len as usize) };
+            self.bytes += descriptor.len as usize;
+            self.follows += 1 << 16;
+            if descriptor.tail() != self.follows {
+                return Some(descriptor);
+            }
+        }
+    }
 }
 
 /// Put the buffers of a chain of any shape into the empty list, with every rule checked.

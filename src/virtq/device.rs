@@ -118,7 +118,7 @@ impl DeviceQueue {
     ///
     /// `map` must be the memory in which the driver's addresses lie; its regions stay mapped until every chain taken
     /// with it is given back.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self, map: &MemoryMap, list: &mut SegmentList) -> Taken {
         if self.next_avail == self.avail_seen {
             match self.look() {
@@ -132,7 +132,7 @@ impl DeviceQueue {
             .rings
             .avail_entry(self.next_avail)
             .load(Ordering::Relaxed);
-        if head >= self.rings.size() {
+        if !self.rings.has(head) {
             self.stop(Broken::HeadOutOfRange);
             return Taken::Broken(Broken::HeadOutOfRange);
         }
@@ -143,17 +143,27 @@ impl DeviceQueue {
         self.walk(head, map, list)
     }
 
+    /// Do as [`Self::take`], off the common path: this one is not put where it is called.
+    #[cold]
+    #[inline(never)]
+    pub fn take_after_bad(&mut self, map: &MemoryMap, list: &mut SegmentList) -> Taken {
+        self.take(map, list)
+    }
+
     #[inline(always)]
     fn walk(&mut self, head: u16, map: &MemoryMap, list: &mut SegmentList) -> Taken {
         self.in_flight += 1;
-        match chain::walk_common(&self.rings, head, self.indirect, &self.cache, list) {
+        match chain::walk_indirect(&self.rings, head, self.indirect, &self.cache, list) {
             Some(()) => Taken::Chain(head),
-            None => self.walk_any(head, map, list),
+            None => self.walk_other(head, map, list),
         }
     }
 
     #[cold]
-    fn walk_any(&mut self, head: u16, map: &MemoryMap, list: &mut SegmentList) -> Taken {
+    fn walk_other(&mut self, head: u16, map: &MemoryMap, list: &mut SegmentList) -> Taken {
+        if chain::walk_direct(&self.rings, head, &self.cache, list).is_some() {
+            return Taken::Chain(head);
+        }
         match chain::walk_any(&self.rings, head, self.indirect, map, &mut self.cache, list) {
             Ok(()) => Taken::Chain(head),
             Err(error) => Taken::Bad(head, error),
@@ -194,10 +204,15 @@ impl DeviceQueue {
     /// Give a chain back with `written` bytes in its writable buffers. The driver sees it after [`Self::flush`].
     #[inline]
     pub fn put(&mut self, head: u16, written: u32) {
-        if self.broken.is_some() || head >= self.rings.size() {
+        if !self.rings.has(head) {
             return;
         }
-        self.in_flight = self.in_flight.saturating_sub(1);
+        if self.in_flight > 0 {
+            self.in_flight -= 1;
+        }
+        if self.broken.is_some() {
+            return;
+        }
         self.rings.store_used(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
         if let Some(record) = &mut self.inflight {

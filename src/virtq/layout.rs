@@ -45,6 +45,12 @@ impl Descriptor {
         }
     }
 
+    /// Give flags and next as one number, next in its upper half.
+    #[inline(always)]
+    pub(super) const fn tail(self) -> u32 {
+        self.flags as u32 | (self.next as u32) << 16
+    }
+
     /// Put together the two words.
     pub(super) const fn words(self) -> (u64, u64) {
         (
@@ -127,7 +133,8 @@ pub struct Rings {
     desc: *mut u8,
     avail: *mut u16,
     used: *mut u16,
-    mask: u16,
+    /// One less than the size.
+    mask: u32,
 }
 
 // SAFETY: see the contract of `new`, which does not depend on the thread.
@@ -159,14 +166,20 @@ impl Rings {
             desc,
             avail: avail.cast(),
             used: used.cast(),
-            mask: size - 1,
+            mask: u32::from(size) - 1,
         })
     }
 
     /// Give the number of descriptors.
     #[inline(always)]
     pub const fn size(&self) -> u16 {
-        self.mask + 1
+        self.mask as u16 + 1
+    }
+
+    /// Tell whether there is a descriptor of this index.
+    #[inline(always)]
+    pub(super) const fn has(&self, index: u16) -> bool {
+        index as u32 <= self.mask
     }
 
     /// Read the used index: the number of used elements that the device has published, modulo 2^16.
@@ -178,6 +191,12 @@ impl Rings {
     #[inline(always)]
     pub(super) const fn table(&self) -> *mut u8 {
         self.desc
+    }
+
+    /// Give the place in a ring of a free-running index: below the size.
+    #[inline(always)]
+    const fn slot(&self, index: u16) -> usize {
+        (index as u32 & self.mask) as usize
     }
 
     /// Give a field of the available ring, counted in 16-bit words.
@@ -206,7 +225,7 @@ impl Rings {
     /// `half` is 0 or 1.
     #[inline(always)]
     unsafe fn used_half(&self, index: u16, half: usize) -> &AtomicU32 {
-        let word = 2 + 4 * (index & self.mask) as usize + 2 * half;
+        let word = 2 + 4 * self.slot(index) + 2 * half;
         // SAFETY: `index` is masked, so the four bytes lie inside the ring; words 2, 4, .. are multiples of four bytes
         // from a start that is one.
         unsafe { AtomicU32::from_ptr(self.used.add(word).cast()) }
@@ -230,7 +249,7 @@ impl Rings {
     #[inline(always)]
     pub(super) fn avail_entry(&self, index: u16) -> &AtomicU16 {
         // SAFETY: `index` is masked to below the size.
-        unsafe { self.avail(2 + (index & self.mask) as usize) }
+        unsafe { self.avail(2 + self.slot(index)) }
     }
 
     /// The used index at which the driver wants an interrupt.
@@ -282,7 +301,7 @@ impl Rings {
 
     /// Write a descriptor of the table: the driver's side.
     pub(super) fn store_desc(&self, index: u16, descriptor: Descriptor) {
-        let offset = DESC_LEN as usize * (index & self.mask) as usize;
+        let offset = DESC_LEN as usize * self.slot(index);
         // SAFETY: `index` is masked, so the descriptor lies inside the table, which is aligned to 16.
         unsafe { store_descriptor(self.desc.add(offset), descriptor) };
     }

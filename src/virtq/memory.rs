@@ -41,12 +41,13 @@ impl Region {
     /// Give where `len` bytes from `address`, one at least, are mapped when all of them lie in this region.
     #[inline(always)]
     pub(super) fn place(&self, address: u64, len: u64) -> Option<*mut u8> {
-        let offset = address.wrapping_sub(self.start);
-        // A region's length is at most 2^64 - 1 - start, so `offset` below it means that nothing wrapped; no bytes
-        // become more than any region has.
-        if offset < self.len && len.wrapping_sub(1) < self.len - offset {
-            // SAFETY: `offset` is inside the region, whose bytes are mapped by the contract of `new`.
-            Some(unsafe { self.base.add(offset as usize) })
+        let first = address.wrapping_sub(self.start);
+        let last = first.wrapping_add(len).wrapping_sub(1);
+        // No bytes give a `last` before `first`, and so do bytes that wrap. An address before the region gives a
+        // `first` of at least 2^64 - start, which is more than any region's length.
+        if first <= last && last < self.len {
+            // SAFETY: `first` is inside the region, whose bytes are mapped by the contract of `new`.
+            Some(unsafe { self.base.add(first as usize) })
         } else {
             None
         }

@@ -16,10 +16,9 @@ use std::time::Instant as Clock;
 
 use dpfs::backend::null::{Config, Null};
 use dpfs::fuse::{Dispatcher, FileSystem, Limits, Session, Volume};
-use dpfs::hal::Queue;
 use dpfs::hal::loopback::{self, FEATURES, Layout};
 use dpfs::mem::{Finished, RequestTable};
-use dpfs::runtime::{Lane, Load, Observer, Worker};
+use dpfs::runtime::{Lane, Load, Observer, Served, Worker};
 use dpfs::sys::map;
 use dpfs::sys::time::Instant;
 use dpfs::virtq::driver::{Buffer, Driver};
@@ -119,7 +118,7 @@ impl Bench {
         let tables = map::reserve(RequestTable::footprint(128) + Dispatcher::FOOTPRINT).unwrap();
         let table = RequestTable::new(&tables, 128, 0).unwrap();
         let session = Session::new(volume, Limits::default(), ClientArch::X86_64);
-        let queue: &'static mut dyn Queue = if timed {
+        let queue: &'static mut dyn Served = if timed {
             Box::leak(Box::new(TimedQueue(queue)))
         } else {
             Box::leak(Box::new(queue))

@@ -87,8 +87,6 @@ where
     draining: Option<u32>,
     era: u32,
     starts: u32,
-    /// Requests of the present era.
-    in_flight: u16,
     /// Where the last queue stopped.
     position: u16,
     /// Last command seen.
@@ -134,7 +132,6 @@ where
             draining: None,
             era: 0,
             starts: 0,
-            in_flight: 0,
             position: 0,
             seen: 0,
             active: None,
@@ -181,36 +178,41 @@ where
         }
     }
 
-    /// Tell whether the present era can end: its memory is kept when it has requests in flight.
-    fn can_retire(&self) -> bool {
-        self.in_flight == 0 || self.retired.iter().any(Option::is_none)
+    /// Give the number of requests in flight of the queue that is being served.
+    fn outstanding(&self) -> u16 {
+        let active = self.active.as_ref();
+        active.map_or(0, |active| active.device.in_flight())
     }
 
-    /// End the present era, which [`Self::can_retire`].
-    fn retire(&mut self, memory: M, start: u32) {
-        if self.in_flight > 0
+    /// Give how many of those are of the present era.
+    fn in_flight(&self) -> u16 {
+        let start = self.active.as_ref().map(|active| active.start);
+        let older = self.retired.iter().flatten();
+        older
+            .filter(|retired| Some(retired.start) == start)
+            .fold(self.outstanding(), |all, retired| {
+                all.saturating_sub(retired.in_flight)
+            })
+    }
+
+    /// Tell whether the present era can end: its memory is kept when it has requests in flight.
+    fn can_retire(&self) -> bool {
+        self.in_flight() == 0 || self.retired.iter().any(Option::is_none)
+    }
+
+    /// End the present era, which [`Self::can_retire`] and has so many requests in flight.
+    fn retire(&mut self, memory: M, start: u32, in_flight: u16) {
+        if in_flight > 0
             && let Some(place) = self.retired.iter_mut().find(|place| place.is_none())
         {
             *place = Some(Retired {
                 era: self.era,
                 start,
-                in_flight: self.in_flight,
+                in_flight,
                 memory,
             });
         }
         self.era = self.era.wrapping_add(1);
-        self.in_flight = 0;
-    }
-
-    /// Give the number of requests in flight of the queue that is being served.
-    fn outstanding(&self) -> u16 {
-        let start = self.active.as_ref().map(|active| active.start);
-        let older = self.retired.iter().flatten();
-        older
-            .filter(|retired| Some(retired.start) == start)
-            .fold(self.in_flight, |sum, retired| {
-                sum.saturating_add(retired.in_flight)
-            })
     }
 
     /// Complete a request of an era that is over.
@@ -280,11 +282,12 @@ where
                 return;
             }
             Command::Memory { memory, rings } => {
+                let in_flight = self.in_flight();
                 if let Some(active) = &mut self.active {
                     active.device.relocate(rings);
                     let (old, start) =
                         (core::mem::replace(&mut active.memory, memory), active.start);
-                    self.retire(old, start);
+                    self.retire(old, start, in_flight);
                 }
             }
             Command::Call(call) => {
@@ -325,6 +328,7 @@ where
     fn let_go(&mut self) {
         self.taking = false;
         self.draining = None;
+        let in_flight = self.in_flight();
         if let Some(mut active) = self.active.take() {
             if active.device.flush() || active.owed {
                 // Nobody can try again.
@@ -332,7 +336,7 @@ where
             }
             self.position = active.device.position();
             self.unwatch(&active.kick);
-            self.retire(active.memory, active.start);
+            self.retire(active.memory, active.start, in_flight);
         }
     }
 
@@ -396,6 +400,32 @@ where
         }
     }
 
+    /// Go on after the queue gave no good chain.
+    #[cold]
+    fn after(&mut self, mut taken: Taken, into: &mut SegmentList) -> Option<Token> {
+        for _ in 0..MAX_BAD {
+            match taken {
+                Taken::Chain(head) => return Some(self.token(head)),
+                Taken::Empty => return None,
+                Taken::Bad(head, _) => self.answer_bad(head, into),
+                Taken::Broken(_) => {
+                    self.broke();
+                    return None;
+                }
+            }
+            let active = self.active.as_mut()?;
+            taken = active.device.take_after_bad(&active.memory, into);
+        }
+        None
+    }
+
+    /// Name a chain that was taken.
+    #[inline(always)]
+    fn token(&mut self, head: u16) -> Token {
+        self.took = true;
+        pack(self.era, head)
+    }
+
     #[cold]
     fn broke(&mut self) {
         self.taking = false;
@@ -429,39 +459,28 @@ where
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll(&mut self, into: &mut SegmentList) -> Option<Token> {
         if !self.taking {
             return None;
         }
-        for _ in 0..MAX_BAD {
-            let active = self.active.as_mut()?;
-            match active.device.take(&active.memory, into) {
-                Taken::Chain(head) => {
-                    self.in_flight += 1;
-                    self.took = true;
-                    return Some(pack(self.era, head));
-                }
-                Taken::Empty => return None,
-                Taken::Bad(head, _) => self.answer_bad(head, into),
-                Taken::Broken(_) => {
-                    self.broke();
-                    return None;
-                }
-            }
+        let active = self.active.as_mut()?;
+        let taken = active.device.take(&active.memory, into);
+        if let Taken::Chain(head) = taken {
+            return Some(self.token(head));
         }
-        None
+        self.after(taken, into)
     }
 
     #[inline]
     fn complete(&mut self, token: Token, written: u32) {
         let (era, head) = unpack(token);
-        match &mut self.active {
-            Some(active) if era == self.era => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                active.device.put(head, written);
-            }
-            _ => self.complete_retired(token, written),
+        if era != self.era {
+            return self.complete_retired(token, written);
+        }
+        // An era that is not over has a queue.
+        if let Some(active) = &mut self.active {
+            active.device.put(head, written);
         }
     }
 
@@ -535,7 +554,7 @@ where
             mailbox.leave();
         }
         // Requests in flight point into the host's memory, and nobody can tell any more when they end.
-        if self.in_flight > 0
+        if self.in_flight() > 0
             && let Some(active) = self.active.take()
         {
             core::mem::forget(active.memory);

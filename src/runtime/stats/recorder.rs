@@ -199,13 +199,13 @@ impl Counters {
     /// Count a request that ended at `now` in the unit of [`Finished::started`]. Called on the core's thread only.
     #[inline]
     pub fn record(&self, finished: &Finished, now: u64) {
-        let number = finished.opcode as usize;
+        let number = finished.header.opcode as usize;
         let operation = &self.operations[if number < OPERATIONS { number } else { 0 }];
         // Counters of two sockets may differ by a little; no time is better than an age.
         let latency = now.saturating_sub(finished.started);
         add(&operation[histogram::bucket(latency)], 1);
         add(&operation[ERRORS], u64::from(finished.error != 0));
-        add(&operation[BYTES_IN], finished.request_len.into());
+        add(&operation[BYTES_IN], finished.header.len.into());
         add(&operation[BYTES_OUT], finished.written.into());
         if latency > operation[MAX].load(Ordering::Relaxed) {
             operation[MAX].store(latency, Ordering::Relaxed);
@@ -237,7 +237,7 @@ pub(super) mod tests {
     use super::super::{Snapshot, State};
     use super::*;
     use crate::mem::Token;
-    use crate::wire::fuse::Opcode;
+    use crate::wire::fuse::{InHeader, Opcode};
     use std::string::ToString;
 
     pub fn description(tag: &str) -> Description {
@@ -255,8 +255,11 @@ pub(super) mod tests {
     pub fn finished(opcode: u32, error: u16) -> Finished {
         Finished {
             token: Token(0),
-            opcode,
-            request_len: 80,
+            header: InHeader {
+                opcode,
+                len: 80,
+                ..InHeader::default()
+            },
             written: 4112,
             error,
             started: 1_000_000,

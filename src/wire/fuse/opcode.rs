@@ -31,15 +31,23 @@ macro_rules! opcodes {
             }
 
             /// Tell whether this operation is about files: it has an answer and is not about the session.
-            #[inline(always)]
             pub const fn is_of_file(self) -> bool {
-                const OTHERS: u64 = 1 << Opcode::FORGET as u64
-                    | 1 << Opcode::BATCH_FORGET as u64
-                    | 1 << Opcode::NOTIFY_REPLY as u64
-                    | 1 << Opcode::INIT as u64
-                    | 1 << Opcode::DESTROY as u64
-                    | 1 << Opcode::INTERRUPT as u64;
-                OTHERS >> self as u64 & 1 == 0
+                Self::is_number_of_file(self as u32)
+            }
+
+            /// Tell the same of an operation's number; of one that is none too.
+            #[inline(always)]
+            pub const fn is_number_of_file(number: u32) -> bool {
+                const FORGET: u32 = Opcode::FORGET as u32;
+                const BATCH_FORGET: u32 = Opcode::BATCH_FORGET as u32;
+                const NOTIFY_REPLY: u32 = Opcode::NOTIFY_REPLY as u32;
+                const INIT: u32 = Opcode::INIT as u32;
+                const DESTROY: u32 = Opcode::DESTROY as u32;
+                const INTERRUPT: u32 = Opcode::INTERRUPT as u32;
+                !matches!(
+                    number,
+                    FORGET | BATCH_FORGET | NOTIFY_REPLY | INIT | DESTROY | INTERRUPT
+                )
             }
 
             /// Give the name, as in the kernel's header.

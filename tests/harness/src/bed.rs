@@ -282,7 +282,7 @@ impl<F: FileSystem> Bed<F> {
 
     /// Take what ended out of the table and hold it against the protocol.
     fn collect(&mut self) {
-        while let Some(finished) = self.parts.tables[0].finished() {
+        while let Some(finished) = self.parts.tables[0].hand_back(|ended| *ended) {
             let exchange = self.flying.remove(&finished.token.0);
             let exchange = exchange.expect("a request that ended once");
             let (request, bytes) = exchange.take_back(finished.written as usize);

@@ -46,7 +46,7 @@ impl<F: FileSystem> Core<F> {
     pub fn give_back(&mut self, queue: &mut dyn Queue) -> usize {
         self.parts.poll(&mut self.fs);
         let mut given = 0;
-        while let Some(finished) = self.parts.tables[0].finished() {
+        while let Some(finished) = self.parts.tables[0].hand_back(|ended| *ended) {
             queue.complete(finished.token, finished.written);
             given += 1;
         }
