@@ -1,7 +1,7 @@
 //! `dpfs check`: whether this machine can do what a configuration asks for, without changing anything.
 //!
-//! Each probe asks the same of the system as a start would, as far as that leaves no trace: nothing is created, bound,
-//! mounted or connected to.
+//! Each probe asks the same of the system as a start would, as far as that leaves no trace: nothing is created, bound
+//! or mounted, and servers are asked for nothing that changes them.
 
 use core::fmt;
 use std::ffi::CString;
@@ -16,8 +16,10 @@ use std::vec::Vec;
 
 use super::budget::Budget;
 use super::config::units::rough_size;
-use super::config::{Backend, Config, Device, Hal, Kv, Local, Sandbox};
+use super::config::{Backend, Config, Device, Embedded, Hal, Kv, KvEngine, Local, Sandbox, Valkey};
+use super::open::valkey_config;
 use super::stats::{Snapshot, State};
+use crate::backend::kv::valkey::server::Server;
 use crate::sys::sandbox::{Limit, limit, space, unshare};
 use crate::sys::{access, affinity, creds, device, identity};
 use crate::wire::errno::Errno;
@@ -70,7 +72,10 @@ pub fn all(config: &Config) -> Vec<Finding> {
             note(name("io_uring"), io_uring(device));
         }
         if let Backend::Kv(kv) = &device.backend {
-            note(name("path"), store(kv));
+            match &kv.engine {
+                KvEngine::Embedded(embedded) => note(name("path"), store(embedded)),
+                KvEngine::Valkey(valkey) => note(name("server"), server(kv, valkey)),
+            }
         }
     }
     findings
@@ -182,9 +187,15 @@ fn users_name_spaces() -> Result<String, String> {
     Ok("empty root by pivot_root, in a name space of users".into())
 }
 
+/// Ask a server who it is and whether the volume is there.
+fn server(kv: &Kv, valkey: &Valkey) -> Result<String, String> {
+    let found = Server::look(&valkey_config(kv, valkey));
+    found.map_err(|error| format!("{}: {error}", valkey.place))
+}
+
 /// Look whether a store is there, or can be made. Opening it would lock it.
-fn store(kv: &Kv) -> Result<String, String> {
-    let Some(path) = &kv.path else {
+fn store(embedded: &Embedded) -> Result<String, String> {
+    let Some(path) = &embedded.path else {
         return Ok("in memory, gone with the daemon".into());
     };
     match fs::metadata(path) {

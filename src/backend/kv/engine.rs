@@ -360,6 +360,26 @@ pub enum Op<'a> {
     Usage,
 }
 
+impl Op<'_> {
+    /// Tell whether an operation adds content or names without taking any away.
+    pub fn grows(&self) -> bool {
+        match self {
+            Op::Write { .. } => true,
+            Op::Transact { writes, .. } => {
+                let adds = |write: &Write<'_>| {
+                    matches!(
+                        write,
+                        Write::Put(Key::Name(..) | Key::Xattr(..) | Key::Target(_), _)
+                    )
+                };
+                let removes = |write: &Write<'_>| matches!(write, Write::Delete(_));
+                writes.iter().any(adds) && !writes.iter().any(removes)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Lend what a Get or Scan found.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
