@@ -1,6 +1,13 @@
-//! The functions of the `valkey` engine on real servers, compared with the embedded engine.
+//! The `valkey` engine on real servers, compared with the embedded engine: first its functions alone.
 
+mod engine;
+mod faults;
+#[expect(dead_code, reason = "the embedded engine's tests use all of it")]
+#[path = "../kv/host.rs"]
+mod host;
+mod proxy;
 mod server;
+mod tree;
 
 use dpfs::backend::kv::embedded::{self, Embedded, Store};
 use dpfs::backend::kv::engine::{Check, Done, Expect, Failure, Key, Op, Patch, Write};
@@ -188,7 +195,13 @@ fn compare(connection: &mut Connection, volume: &str, steps: &[Step]) -> Result<
         let wanted = Reply::Integer(model(&mut engine, &checks, &writes).into());
         for _ in 0..2 {
             let reply = connection.call(|to| {
-                request::transact(to, volume.as_bytes(), &once(sequence), (&checks, &writes), true);
+                request::transact(
+                    to,
+                    volume.as_bytes(),
+                    &once(sequence),
+                    (&checks, &writes),
+                    true,
+                );
             });
             prop_assert_eq!(&reply, &wanted);
         }
@@ -235,8 +248,9 @@ fn versions_rise_across_a_delete_and_guard_a_change() {
             let mut change = |checks: &[Check<'_>], write| {
                 sequence += 1;
                 let prefix = volume.as_bytes();
-                connection
-                    .call(|to| request::transact(to, prefix, &once(sequence), (checks, &[write]), true))
+                connection.call(|to| {
+                    request::transact(to, prefix, &once(sequence), (checks, &[write]), true)
+                })
             };
             let version = |version| {
                 [Check {

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use dpfs::backend::kv::valkey::server::Place;
 use dpfs::wire::resp::{Encoder, Item, Reader};
 use tempfile::TempDir;
 
@@ -30,8 +31,9 @@ fn cache() -> &'static Path {
 /// Run a server until dropped.
 pub struct Server {
     process: Child,
+    command: Command,
     port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Server {
@@ -45,24 +47,46 @@ impl Server {
         // The port is free for a moment, and somebody else may take it.
         for _ in 0..10 {
             let port = free_port();
-            let mut process = Command::new(&program)
+            let mut command = Command::new(&program);
+            command
                 .current_dir(dir.path())
                 .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-                .args(["--port", &port.to_string()])
+                .args(["--unixsocket", "sock", "--port", &port.to_string()])
                 .args(arguments)
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap();
+                .stdout(Stdio::null());
+            let mut process = command.spawn().unwrap();
             if listens(&mut process, port) {
-                let _dir = dir;
                 return Self {
                     process,
+                    command,
                     port,
-                    _dir,
+                    dir,
                 };
             }
         }
         panic!("{kind} does not listen");
+    }
+
+    /// Give where it listens.
+    pub fn place(&self) -> Place {
+        Place::Tcp("127.0.0.1".into(), self.port)
+    }
+
+    /// Give its unix socket.
+    pub fn socket(&self) -> Place {
+        Place::Unix(self.dir.path().join("sock"))
+    }
+
+    /// Kill it.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Start it again where it was, after a [`Self::kill`].
+    pub fn start_again(&mut self) {
+        self.process = self.command.spawn().unwrap();
+        assert!(listens(&mut self.process, self.port), "it does not listen");
     }
 
     /// Connect to it, in RESP3.

@@ -244,8 +244,8 @@ pub enum List {
     Xattrs(u64),
     /// Orphans: `at` is the inode number, the value that of [`Key::Orphan`].
     Orphans,
-    /// Inodes, for fsck: `at` is the number, the value the record. In the order of numbers, or of the engine's own
-    /// cursor when `at` is that instead; then the inode's number is taken from the value.
+    /// Inodes, for fsck: `at` is the number, the value the record. Or `at` is the engine's own cursor, and `name` the
+    /// number in 8 bytes, big-endian; then one may come twice.
     Inodes,
     /// Names of a directory, for fsck: values of [`Key::Name`], with `name` set.
     Names(u64),

@@ -232,7 +232,7 @@ redis.register_function('dpfs_write', function(keys, argv)
     local prefix, ino = keys[1], argv[4]
     return once(prefix, argv[1], argv[2], argv[3], function()
         local stored = redis.call('GET', inode_at(prefix, ino))
-        if not holds(stored, argv[5]) then return 0 end
+        if not stored or not holds(stored, argv[5]) then return 0 end
         local size, offset, bytes, at = tonumber(argv[7]), tonumber(argv[8]), argv[9], 0
         while at < #bytes do
             local inside = (offset + at) % size
@@ -334,8 +334,8 @@ redis.register_function{function_name = 'dpfs_seek', flags = {'no-writes'}, call
 end}
 
 -- kind, inode, where to begin, most records, "1" to follow: "1" when there may be more or "0", then of each record its
--- number, name or, of inodes, the place to go on behind; its stored value; and, when following, that of the inode which
--- the value names. Positions and orphans begin at a number, names behind so many, inodes at a cursor of the server.
+-- number, name or, of inodes, the place to go on behind and the number; its stored value; and, when following, that of
+-- the inode which the value names. Positions and orphans begin at a number, names behind so many, inodes at a cursor of the server.
 redis.register_function{function_name = 'dpfs_scan', flags = {'no-writes'}, callback = function(keys, argv)
     local prefix, kind, ino, follow = keys[1], argv[1]:byte(), argv[2], argv[5] == '1'
     local at, limit, all = prefix .. argv[1] .. ino, tonumber(argv[4]), {'0'}
@@ -366,7 +366,7 @@ redis.register_function{function_name = 'dpfs_scan', flags = {'no-writes'}, call
         until cursor == '0' or #found > 0
         if cursor ~= '0' then all[1] = '1' end
         for _, each in ipairs(found) do
-            all[#all + 1], all[#all + 2] = cursor, redis.call('GET', each)
+            all[#all + 1], all[#all + 2], all[#all + 3] = cursor, each:sub(-8), redis.call('GET', each)
         end
     end
     return all

@@ -198,8 +198,8 @@ fn string<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, Malformed> {
     }
 }
 
-fn number(text: Option<&[u8]>) -> Result<u64, Malformed> {
-    let text = core::str::from_utf8(text.ok_or(Malformed)?).map_err(|_| Malformed)?;
+fn decimal(text: &[u8]) -> Result<u64, Malformed> {
+    let text = core::str::from_utf8(text).map_err(|_| Malformed)?;
     text.parse().map_err(|_| Malformed)
 }
 
@@ -285,7 +285,7 @@ fn list(
 ) -> Result<Done, Malformed> {
     let token = Token(call.token);
     let follow = call.follow != 0 && call.what != What::Inodes;
-    let each = 2 + u64::from(follow);
+    let each = 2 + u64::from(follow || call.what == What::Inodes);
     let count = elements.checked_sub(1).ok_or(Malformed)? / each;
     let more = match string(reader)? {
         Some(b"1") => true,
@@ -294,6 +294,10 @@ fn list(
     };
     for index in 0..count {
         let tail = string(reader)?.ok_or(Malformed)?;
+        let number = match call.what {
+            What::Inodes => string(reader)?.ok_or(Malformed)?,
+            _ => &[],
+        };
         let stored = string(reader)?.ok_or(Malformed)?;
         let (at, name) = match call.what {
             What::List => {
@@ -301,7 +305,7 @@ fn list(
                 (u64::from_be_bytes(number), &[][..])
             }
             What::NamedList => (call.start + index + 1, tail),
-            _ => (number(Some(tail))?, &[][..]),
+            _ => (decimal(tail)?, number),
         };
         let (version, value) = split(stored)?;
         let record = Record {
@@ -332,7 +336,7 @@ fn usage(report: &[u8]) -> Done {
     let field = |name: &[u8]| {
         let mut lines = report.split(|&byte| byte == b'\n');
         let value = lines.find_map(|line| line.strip_prefix(name))?;
-        number(Some(value.trim_ascii_end())).ok()
+        decimal(value.trim_ascii_end()).ok()
     };
     let used = field(b"used_memory:").unwrap_or(0);
     let limits = [field(b"maxmemory:"), field(b"total_system_memory:")];

@@ -153,7 +153,7 @@ pub fn purge(to: &mut Encoder<'_>, prefix: &[u8], once: &Once, ino: u64, as_expe
 }
 
 /// Write the request for a part of a list. Its reply is an array: whether there may be more, as "1" or "0"; then of each
-/// record its number, name or place, its stored value and, with `follow`, the stored inode that it names or nothing.
+/// record its number, name or place and number, its stored value and, with `follow`, the stored inode that it names or nothing.
 pub fn scan(to: &mut Encoder<'_>, prefix: &[u8], list: List, after: u64, limit: u32, follow: bool) {
     let (ino, kind) = match list {
         List::Entries(ino) => (ino, kind::POSITION),

@@ -1,0 +1,1 @@
+//! What goes wrong, and what becomes of the requests under way.
