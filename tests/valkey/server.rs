@@ -83,6 +83,13 @@ impl Server {
         self.process.wait().unwrap();
     }
 
+    /// Send it a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// Start it again where it was, after a [`Self::kill`].
     pub fn start_again(&mut self) {
         self.process = self.command.spawn().unwrap();
@@ -91,11 +98,17 @@ impl Server {
 
     /// Connect to it, in RESP3.
     pub fn connect(&self) -> Connection {
+        self.connect_with(&[])
+    }
+
+    /// As [`Self::connect`], with further words of the greeting.
+    pub fn connect_with(&self, words: &[&[u8]]) -> Connection {
         let mut connection = Connection {
             stream: TcpStream::connect(("127.0.0.1", self.port)).unwrap(),
             came: Vec::new(),
         };
-        connection.ask(&[b"HELLO", b"3"]);
+        let greeting: [&[u8]; 2] = [b"HELLO", b"3"];
+        connection.ask(&[&greeting, words].concat());
         connection
     }
 }

@@ -321,6 +321,7 @@ fn list(
             let (version, value) = split(stored)?;
             let record = Record {
                 followed: true,
+                at: 0,
                 version,
                 value,
                 ..record
