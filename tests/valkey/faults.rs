@@ -82,16 +82,16 @@ fn connections_that_break_anywhere_cost_time_and_nothing_else() {
     let server = Server::start(KINDS[0], &[]);
     let proxy = Proxy::new(&server.place());
     let mut host = Host::over(attach(proxy.place(), "v"));
-    let (mut number, mut cut) = (0, 4000);
-    let before = proxy.connections();
-    // From within a greeting to the middle of content, in steps that meet every place of a request and of a reply.
-    while proxy.connections() < before + 150 {
-        proxy.cut_after(cut);
-        cut = 2000 + (cut * 31 + 7) % 60_011;
+    let mut number = 0;
+    // From within a greeting to the middle of content, at any place of a request and of a reply.
+    proxy.cut_within(40_000);
+    server
+        .connect()
+        .ask(&[b"CLIENT", b"KILL", b"TYPE", b"NORMAL"]);
+    while proxy.connections() < 150 {
         work(&mut host, number..number + 1);
         number += 1;
     }
-    proxy.cut_after(0);
     is_whole(&server.place(), 0..number);
 }
 
@@ -250,8 +250,11 @@ fn many_requests_at_once_are_answered_each_by_its_own() {
             file
         })
         .collect();
-    for (round, cut) in (0..300u64).map(|round| (round, 20_000 + round * 997 % 400_000)) {
-        proxy.cut_after(if round % 3 == 0 { cut } else { 0 });
+    proxy.cut_within(2_000_000);
+    server
+        .connect()
+        .ask(&[b"CLIENT", b"KILL", b"TYPE", b"NORMAL"]);
+    for round in 0..300u64 {
         let tickets: Vec<_> = (0..30u64)
             .map(|number| {
                 let which = ((number * 7 + round) % 16) as usize;
@@ -401,7 +404,7 @@ fn noisy(noise: impl Fn(u64) -> Vec<u8> + Send + 'static) -> Place {
     let place = Place::Tcp("127.0.0.1".into(), listener.local_addr().unwrap().port());
     thread::spawn(move || {
         let greeting: &[u8] = b"%3\r\n$6\r\nserver\r\n$6\r\nvalkey\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
-        let memory: &[u8] = b"$16\r\nmaxmemory:0\r\nab\r\n";
+        let memory: &[u8] = b"$13\r\nmaxmemory:0\r\n\r\n";
         let open: &[u8] = b"*3\r\n:1\r\n:4096\r\n$3\r\n1.2\r\n";
         for (number, stream) in (0..).zip(listener.incoming()) {
             let mut stream = stream.unwrap();

@@ -15,7 +15,7 @@ struct State {
     turns: AtomicU64,
     /// Connections that were made.
     connections: AtomicU64,
-    /// Bytes, both directions together, after which a connection is cut; zero for never.
+    /// A connection is cut after so many bytes at most, both directions together; zero for never.
     cut: AtomicU64,
     /// Whose word it was: true for the engine's.
     asked: Mutex<bool>,
@@ -37,6 +37,7 @@ impl Proxy {
         let state = Arc::<State>::default();
         let shared = Arc::clone(&state);
         thread::spawn(move || {
+            let mut random = 7u64;
             for engine in listener.incoming() {
                 let Ok(engine) = engine else { return };
                 let Ok(server) = TcpStream::connect((host.as_str(), port)) else {
@@ -46,7 +47,17 @@ impl Proxy {
                 for stream in [&engine, &server] {
                     stream.set_nodelay(true).unwrap();
                 }
-                let left = Arc::new(AtomicU64::new(shared.cut.load(SeqCst)));
+                // A different place each time, so that in the end everything gets through.
+                let most = shared.cut.load(SeqCst);
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let left = if most == 0 {
+                    0
+                } else {
+                    1 + (random >> 33) % most
+                };
+                let left = Arc::new(AtomicU64::new(left));
                 for asks in [true, false] {
                     let (from, to) = (engine.try_clone().unwrap(), server.try_clone().unwrap());
                     let (from, to) = if asks { (from, to) } else { (to, from) };
@@ -70,8 +81,8 @@ impl Proxy {
         self.state.connections.load(SeqCst)
     }
 
-    /// Cut each connection that is made from now on after so many bytes; zero for never.
-    pub fn cut_after(&self, bytes: u64) {
+    /// Cut each connection that is made from now on after at most so many bytes; zero for never.
+    pub fn cut_within(&self, bytes: u64) {
         self.state.cut.store(bytes, SeqCst);
     }
 }
