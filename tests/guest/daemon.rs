@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dpfs::backend::kv::valkey::server::Place;
 use tempfile::TempDir;
 
 /// Where a vhost-user device's socket is, in a daemon's folder.
@@ -17,6 +18,8 @@ pub struct Daemon {
     socket: &'static str,
     /// There until the daemon is started anew.
     folder: Option<TempDir>,
+    /// The backend's table.
+    backend: String,
 }
 
 /// Wait until `condition` holds.
@@ -94,6 +97,16 @@ impl Daemon {
         format!("{{ kind = \"kv\", engine = \"embedded\", path = {store:?}{options} }}")
     }
 
+    /// Serve a volume of a Valkey or Redis server; `options` are further keys.
+    pub fn valkey(server: &Place, options: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let address = server.to_string();
+        let backend = format!(
+            "{{ kind = \"kv\", engine = \"valkey\", address = {address:?}, volume = \"v\"{options} }}"
+        );
+        Self::start(folder, 1, &backend, "{}")
+    }
+
     /// Kill the daemon and start another one on the same store.
     pub fn killed_and_restarted(mut self) -> Self {
         self.child.kill().expect("our own child");
@@ -101,8 +114,7 @@ impl Daemon {
         let folder = self.folder.take().expect("a folder");
         // The socket of a daemon that was killed stays.
         let _ = fs::remove_file(folder.path().join("run/sock"));
-        let backend = Self::embedded_backend(&folder, "");
-        Self::start(folder, 1, &backend, "{}")
+        Self::start(folder, 1, &self.backend, "{}")
     }
 
     fn folder(&self) -> &Path {
@@ -145,6 +157,7 @@ impl Daemon {
             child,
             socket,
             folder: Some(folder),
+            backend: backend.into(),
         };
         wait_for("dpfs listens", 30, || daemon.socket().exists());
         daemon

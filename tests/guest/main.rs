@@ -4,8 +4,12 @@
 
 mod boot;
 mod daemon;
+#[expect(dead_code, reason = "the engine's own tests use all of it")]
+#[path = "../valkey/server.rs"]
+mod server;
 #[cfg(feature = "snap")]
 mod snap;
+mod valkey;
 
 use std::time::Duration;
 
