@@ -34,7 +34,14 @@ impl Bench {
         }
     }
 
-    pub(super) fn named(&self, slot: u64, opcode: Opcode, args: &[u8], name: &str, room: u32) -> Vec<Buffer> {
+    pub(super) fn named(
+        &self,
+        slot: u64,
+        opcode: Opcode,
+        args: &[u8],
+        name: &str,
+        room: u32,
+    ) -> Vec<Buffer> {
         let place = BUFFERS + slot * STRIDE;
         let bytes = [args, name.as_bytes(), b"\0"].concat();
         let mut tail = [0; 64];

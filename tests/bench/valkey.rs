@@ -14,7 +14,7 @@ use dpfs::virtq::driver::Buffer;
 use dpfs::wire::fuse::{CreateIn, Opcode, ROOT_ID};
 use zerocopy::IntoBytes;
 
-use super::server::Server;
+use super::server::{Connection, Reply, Server};
 use super::{Bench, PAGE};
 
 /// Bytes of the file, and of all values of the bare client.
@@ -37,8 +37,57 @@ impl Random {
     }
 }
 
-/// Print a rate and the latencies behind it.
-fn report(who: &str, what: &str, depth: usize, mut latencies: Vec<f32>, start: Clock) {
+/// Say what was measured from when on.
+struct Run<'a> {
+    server: &'a mut Connection,
+    who: &'a str,
+    depth: usize,
+    start: Clock,
+    /// Seconds that the server had worked by then.
+    cpu: f64,
+}
+
+impl<'a> Run<'a> {
+    fn start(server: &'a mut Connection, who: &'a str, depth: usize) -> Self {
+        let cpu = cpu(server);
+        let start = Clock::now();
+        Self {
+            server,
+            who,
+            depth,
+            start,
+            cpu,
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        self.start.elapsed() < TIME
+    }
+}
+
+/// Give the seconds that the server has worked.
+fn cpu(server: &mut Connection) -> f64 {
+    let Reply::Bytes(report) = server.ask(&[b"INFO", b"cpu"]) else {
+        panic!("no report");
+    };
+    let report = String::from_utf8(report).unwrap();
+    let field = |name: &str| {
+        let line = report.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse::<f64>().unwrap()
+    };
+    field("used_cpu_sys:") + field("used_cpu_user:")
+}
+
+/// Print a rate, the latencies behind it, and what the server did for each.
+fn report(run: Run<'_>, what: &str, mut latencies: Vec<f32>) {
+    let Run {
+        server,
+        who,
+        depth,
+        start,
+        cpu: before,
+    } = run;
+    let work = (cpu(server) - before) * 1e6 / latencies.len() as f64;
     let rate = latencies.len() as f64 / start.elapsed().as_secs_f64() / 1e3;
     latencies.sort_by(f32::total_cmp);
     let at = |part: usize| {
@@ -48,7 +97,7 @@ fn report(who: &str, what: &str, depth: usize, mut latencies: Vec<f32>, start: C
             .unwrap_or(0.0)
     };
     println!(
-        "valkey, {who}: {what}, depth {depth}: {rate:.1} thousand/s, p50 {:.1} us, p99 {:.1} us",
+        "valkey, {who}: {what}, depth {depth}: {rate:.1} thousand/s, p50 {:.1} us, p99 {:.1} us, server {work:.1} us",
         at(50),
         at(99)
     );
@@ -92,22 +141,17 @@ impl Bench {
         }
     }
 
-    fn timed(&mut self, who: &str, opcode: Opcode, depth: usize) {
-        let (start, mut random) = (Clock::now(), Random(88_172_645_463_325_252));
-        let latencies = self.keep(depth, |bench, slot| {
-            let goes_on = start.elapsed() < TIME;
-            goes_on.then(|| bench.content(slot, opcode, random.page() * PAGE))
+    fn timed(&mut self, run: Run<'_>, opcode: Opcode) {
+        let mut random = Random(88_172_645_463_325_252);
+        let latencies = self.keep(run.depth, |bench, slot| {
+            run.goes_on()
+                .then(|| bench.content(slot, opcode, random.page() * PAGE))
         });
-        report(
-            who,
-            &format!("{} 4 KiB", opcode.name()),
-            depth,
-            latencies,
-            start,
-        );
+        report(run, &format!("{} 4 KiB", opcode.name()), latencies);
     }
 }
 
+/// What a bare client reads and writes.
 trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
@@ -123,12 +167,13 @@ fn connect(place: &Place) -> Box<dyn Stream> {
 }
 
 /// Ask by one connection for what `read` says, `depth` at a time, with no more than that takes.
-fn bare(who: &str, place: &Place, read: bool, depth: usize) {
+fn bare(run: Run<'_>, place: &Place, read: bool) {
+    let depth = run.depth;
     let mut stream = connect(place);
     let value = [7u8; PAGE as usize];
     let mut heads: Vec<Vec<u8>> = vec![Vec::new(); depth];
     let mut buffer = vec![0; 1 << 20];
-    let (start, mut random) = (Clock::now(), Random(88_172_645_463_325_252));
+    let mut random = Random(88_172_645_463_325_252);
     let (mut sent, mut latencies) = (
         std::collections::VecDeque::new(),
         Vec::with_capacity(1 << 20),
@@ -137,11 +182,7 @@ fn bare(who: &str, place: &Place, read: bool, depth: usize) {
     let whole = if read { PAGE as usize + 9 } else { 8 };
     loop {
         let now = Clock::now();
-        let count = if start.elapsed() < TIME {
-            depth - sent.len()
-        } else {
-            0
-        };
+        let count = if run.goes_on() { depth - sent.len() } else { 0 };
         for head in &mut heads[..count] {
             let page = random.page();
             let key = format!("{{{}}}d", page * PAGE / CHUNK);
@@ -199,7 +240,7 @@ fn bare(who: &str, place: &Place, read: bool, depth: usize) {
     } else {
         "SETRANGE 4 KiB"
     };
-    report(who, what, depth, latencies, start);
+    report(run, what, latencies);
 }
 
 /// Measure over TCP and over a unix socket.
@@ -240,15 +281,13 @@ pub fn run() {
             let goes_on = page <= FILE / PAGE;
             goes_on.then(|| bench.content(slot, Opcode::WRITE, (page - 1) * PAGE))
         });
+        let who_dpfs = format!("dpfs, {who}");
         for depth in [1, 32] {
             for opcode in [Opcode::READ, Opcode::WRITE] {
-                bare(
-                    &format!("bare client, {who}"),
-                    &place,
-                    opcode == Opcode::READ,
-                    depth,
-                );
-                bench.timed(&format!("dpfs, {who}"), opcode, depth);
+                let who_bare = format!("bare client, {who}");
+                let run = Run::start(&mut connection, &who_bare, depth);
+                bare(run, &place, opcode == Opcode::READ);
+                bench.timed(Run::start(&mut connection, &who_dpfs, depth), opcode);
             }
         }
         bench.node = ROOT_ID;
@@ -257,13 +296,14 @@ pub fn run() {
             (Opcode::LOOKUP, &[][..], 128),
             (Opcode::UNLINK, &[], 0),
         ] {
-            let (start, mut number) = (Clock::now(), 0);
+            let run = Run::start(&mut connection, &who_dpfs, 32);
+            let mut number = 0;
             let latencies = bench.keep(32, |bench, slot| {
                 number += 1;
                 let name = format!("name-{number}");
                 (number <= NAMES).then(|| bench.named(slot, opcode, args, &name, room))
             });
-            report(&format!("dpfs, {who}"), opcode.name(), 32, latencies, start);
+            report(run, opcode.name(), latencies);
         }
     }
 }

@@ -242,6 +242,7 @@ fn versions_rise_across_a_delete_and_guard_a_change() {
         let server = Server::start(kind, &[]);
         let mut connection = server.connect();
         load(&mut connection);
+        let mut other = server.connect();
         for key in KEYS {
             let mut sequence = 0;
             let volume = format!("{{{key:?}}}");
@@ -258,19 +259,23 @@ fn versions_rise_across_a_delete_and_guard_a_change() {
                     expect: Expect::Version(version),
                 }]
             };
+            let mut now = |wanted: &[u8]| {
+                let found = get(&mut other, &volume, &[key], false);
+                let (version, value) = found[0].clone().unwrap();
+                assert_eq!(value, wanted);
+                version
+            };
             assert_eq!(change(&[], Write::Put(key, b"a")), Reply::Integer(1));
+            let first = now(b"a");
             assert_eq!(change(&[], Write::Delete(key)), Reply::Integer(1));
             assert_eq!(change(&[], Write::Put(key, b"a")), Reply::Integer(1));
-            assert_eq!(
-                change(&version(1), Write::Put(key, b"b")),
-                Reply::Integer(0)
-            );
-            assert_eq!(
-                change(&version(2), Write::Put(key, b"c")),
-                Reply::Integer(1)
-            );
-            let found = get(&mut connection, &volume, &[key], false);
-            assert_eq!(found, [Some((3, b"c".to_vec()))]);
+            let second = now(b"a");
+            assert!(second > first, "{second} {first}");
+            let late = change(&version(first), Write::Put(key, b"b"));
+            assert_eq!(late, Reply::Integer(0));
+            let right = change(&version(second), Write::Put(key, b"c"));
+            assert_eq!(right, Reply::Integer(1));
+            assert!(now(b"c") > second);
         }
     }
 }
@@ -364,12 +369,14 @@ fn a_name_is_followed_to_its_inode_in_one_request() {
             Key::Inode(ino),
         ];
         let found = get(&mut connection, "{v}", &keys, true);
-        let inode = Some((2, b"inode".to_vec()));
-        let lost = Some((3, 7u64.to_le_bytes().to_vec()));
+        // The first client's first change made them all.
+        let version = 1 << 40 | 1;
+        let inode = Some((version, b"inode".to_vec()));
+        let lost = Some((version, 7u64.to_le_bytes().to_vec()));
         assert_eq!(
             found,
             [
-                Some((1, name)),
+                Some((version, name)),
                 inode.clone(),
                 None,
                 None,
@@ -421,9 +428,14 @@ fn results_are_kept_until_acknowledged_and_clients_do_not_meet() {
         }
         let found = get(&mut connection, "{v}", &[Key::Inode(1)], false);
         let sum = 6u64.to_le_bytes().to_vec();
-        assert_eq!(found, [Some((7, sum))], "one for each sequence number");
-        // One result and the number below which all are forgotten.
-        assert_eq!(connection.ask(&[b"HLEN", b"{v}s1"]), Reply::Integer(2));
+        let version = 2 << 40 | 40;
+        assert_eq!(
+            found,
+            [Some((version, sum))],
+            "one for each sequence number"
+        );
+        // One result, the number below which all are forgotten, and who it is.
+        assert_eq!(connection.ask(&[b"HLEN", b"{v}s1"]), Reply::Integer(3));
     }
 }
 

@@ -11,11 +11,13 @@
 --   PREFIX .. 5 .. inode      a sorted set by number: which chunks there are, but for the first
 --   PREFIX .. "k"             a hash: the size of chunks, and when the volume was made
 --   PREFIX .. "r"             a counter: the numbers given out
---   PREFIX .. "n"             a counter: the last version given out
---   PREFIX .. "s" .. client   a hash: sequence number -> result, kept until the client says that it has it
+--   PREFIX .. "n"             a counter: the clients that changed something so far
+--   PREFIX .. "s" .. client   a hash: sequence number -> result, kept until the client says that it has it; from: the
+--                             lowest number that it wants; id: its number among the clients
 --
--- The stored value of a record is its version (8 bytes) and its value. Numbers in Lua are exact below 2^53 only, so
--- fields of 64 bits are taken in halves.
+-- The stored value of a record is its version (8 bytes) and its value. A version is the number of the client that made
+-- it (3 bytes) and its sequence number (5 bytes). Numbers in Lua are exact below 2^53 only, so fields of 64 bits are
+-- taken in halves.
 
 -- Raised when a function comes or changes. Later versions do for earlier clients what theirs did.
 local VERSION = 1
@@ -73,8 +75,7 @@ local function remove(prefix, key)
     end
 end
 
-local function store(prefix, key, value)
-    local version = struct.pack('>I8', redis.call('INCR', prefix .. 'n'))
+local function store(prefix, key, version, value)
     local at, kind, tail = place(prefix, key)
     if listed(kind) then
         remove(prefix, key)
@@ -146,13 +147,14 @@ end
 -- Does something once for each sequence number of a client. Results of numbers below `ack` are not asked for again.
 local function once(prefix, client, sequence, ack, change)
     local results = prefix .. 's' .. client
-    local known = redis.call('HMGET', results, sequence, 'from')
+    local known = redis.call('HMGET', results, sequence, 'from', 'id')
     if known[1] then return tonumber(known[1]) end
     ack = tonumber(ack)
     local from = tonumber(known[2] or ack)
     -- What was acknowledged can only come again out of a connection that was given up long ago.
     if tonumber(sequence) < math.max(from, ack) then return redis.error_reply('DPFS stale sequence number') end
-    local result = change()
+    local id = known[3] or redis.call('INCR', prefix .. 'n')
+    local result = change(struct.pack('>I3I5', id, sequence))
     local kept = from - from % BATCH
     if ack - kept >= BATCH then
         for first = kept, ack - 1, BATCH do
@@ -162,7 +164,8 @@ local function once(prefix, client, sequence, ack, change)
         end
     end
     redis.call('HSET', results, 'from', math.max(from, ack), sequence, result)
-    if not known[2] or ack - kept >= BATCH then redis.call('EXPIRE', results, CLIENT_LIFE) end
+    if not known[3] then redis.call('HSET', results, 'id', id) end
+    if not known[3] or ack - kept >= BATCH then redis.call('EXPIRE', results, CLIENT_LIFE) end
     return result
 end
 
@@ -200,7 +203,7 @@ end}
 -- a check does not hold.
 local function transact(keys, argv)
     local prefix = keys[1]
-    return once(prefix, argv[1], argv[2], argv[3], function()
+    return once(prefix, argv[1], argv[2], argv[3], function(version)
         local at = 5
         for _ = 1, tonumber(argv[4]) do
             if not holds(load(prefix, argv[at]), argv[at + 1]) then return 0 end
@@ -209,12 +212,12 @@ local function transact(keys, argv)
         while at < #argv do
             local key, kind, value = argv[at], argv[at + 1], argv[at + 2]
             if kind == 'P' then
-                store(prefix, key, value)
+                store(prefix, key, version, value)
             elseif kind == 'D' then
                 remove(prefix, key)
             else
                 local stored = load(prefix, key)
-                if stored then store(prefix, key, patch(stored:sub(9), value)) end
+                if stored then store(prefix, key, version, patch(stored:sub(9), value)) end
             end
             at = at + 3
         end
@@ -230,7 +233,7 @@ redis.register_function{function_name = 'dpfs_release', flags = {'allow-oom'}, c
 -- expected.
 redis.register_function('dpfs_write', function(keys, argv)
     local prefix, ino = keys[1], argv[4]
-    return once(prefix, argv[1], argv[2], argv[3], function()
+    return once(prefix, argv[1], argv[2], argv[3], function(version)
         local stored = redis.call('GET', inode_at(prefix, ino))
         if not stored or not holds(stored, argv[5]) then return 0 end
         local size, offset, bytes, at = tonumber(argv[7]), tonumber(argv[8]), argv[9], 0
@@ -245,7 +248,7 @@ redis.register_function('dpfs_write', function(keys, argv)
             redis.call('SETRANGE', chunk, inside, bytes:sub(at + 1, at + count))
             at = at + count
         end
-        store(prefix, ino .. '\0', patch(stored:sub(9), argv[6]))
+        redis.call('SET', inode_at(prefix, ino), version .. patch(stored:sub(9), argv[6]))
         return 1
     end)
 end)
