@@ -79,6 +79,7 @@ pub(super) fn valkey_config<'a>(kv: &config::Kv, valkey: &'a config::Valkey) -> 
         volume: &valkey.volume,
         chunk: kv.chunk,
         timeout: valkey.timeout,
+        durability: valkey.durability,
     }
 }
 

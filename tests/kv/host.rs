@@ -336,6 +336,11 @@ impl<E: Engine + 'static> Host<E> {
         unit(&answer).map(|()| answer.body().to_vec())
     }
 
+    pub fn fsync(&mut self, node: u64) -> Result<()> {
+        let message = self.message(Opcode::FSYNC, node).arg(&FsyncIn::default());
+        unit(&self.ask(&message)?)
+    }
+
     pub fn fallocate(&mut self, node: u64, offset: u64, length: u64, mode: u32) -> Result<()> {
         let args = FallocateIn {
             offset,

@@ -25,6 +25,7 @@ pub fn config<'a>(place: &'a Place, volume: &'a str) -> Config<'a> {
         volume,
         chunk: CHUNK,
         timeout: 30_000_000_000,
+        durability: None,
     }
 }
 

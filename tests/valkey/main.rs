@@ -1,5 +1,6 @@
 //! The `valkey` engine on real servers, compared with the embedded engine: first its functions alone.
 
+mod durable;
 mod engine;
 mod faults;
 #[expect(dead_code, reason = "the embedded engine's tests use all of it")]
@@ -29,6 +30,7 @@ fn once(sequence: u64) -> Once {
         client: 7,
         sequence,
         ack: sequence,
+        sure: false,
     }
 }
 
@@ -406,6 +408,7 @@ fn results_are_kept_until_acknowledged_and_clients_do_not_meet() {
                 client,
                 sequence,
                 ack,
+                sure: false,
             };
             let patch = [Patch::Add64 { at: 0, value: 1 }];
             let writes = [Write::Patch(Key::Inode(1), &patch)];

@@ -77,6 +77,11 @@ impl Server {
         Place::Unix(self.dir.path().join("sock"))
     }
 
+    /// Give its folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Kill it.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
@@ -204,7 +209,9 @@ fn whole(reader: &mut Reader<'_>) -> Option<Reply> {
         Item::Error(text) => Reply::Error(text.into()),
         Item::Integer(number) => Reply::Integer(number),
         Item::Null => Reply::Null,
-        Item::Bulk(len) => Reply::Bytes(reader.body(len).expect("RESP3")?.into()),
+        Item::Bulk(len) | Item::Text { len, .. } => {
+            Reply::Bytes(reader.body(len).expect("RESP3")?.into())
+        }
         Item::Array(count) => Reply::Elements(elements(count, reader)?),
         Item::Map(count) => Reply::Elements(elements(2 * count, reader)?),
         other => panic!("not expected: {other:?}"),

@@ -21,12 +21,15 @@
 //! [`Failure::Unknown`]: super::engine::Failure::Unknown
 
 mod client;
+mod connection;
 mod link;
 mod pipeline;
 mod reply;
 pub mod request;
 #[cfg(feature = "std")]
 pub mod server;
+mod sync;
 
-pub use client::{Aim, Made, Settings, Valkey};
+pub use client::Valkey;
+pub use connection::{Aim, Made, Settings};
 pub use link::{Address, Trouble};

@@ -6,7 +6,7 @@ use std::string::{String, ToString};
 use super::daemon::{absolute, or};
 use super::device::CACHES;
 use super::document::{Field, Section};
-use super::{Cache, Embedded, Kv, KvEngine, Valkey};
+use super::{Cache, Durability, Embedded, Kv, KvEngine, Valkey};
 use crate::backend::kv::valkey::server::Place;
 
 #[derive(Clone, Copy)]
@@ -97,6 +97,7 @@ fn valkey(section: &Section) -> Option<Valkey> {
             "volume",
             "cache",
             "timeout",
+            "durability",
         ],
     );
     let allowed = "a name or address with a port, like \"10.0.0.5:6379\", or the absolute path of a unix socket";
@@ -133,6 +134,11 @@ fn valkey(section: &Section) -> Option<Valkey> {
     let timeout = or(section.get("timeout"), 60 * SECOND, |field| {
         field.duration(SECOND..=3600 * SECOND)
     });
+    let allowed = "\"none\", \"aof\", or \"replicas:\" and a number from 1 to 16";
+    let durability = or(section.get("durability"), None, |field| {
+        let text = field.text(allowed, |text| durability(text).is_some())?;
+        durability(text)
+    });
     Some(Valkey {
         place: address?,
         user: user?,
@@ -140,7 +146,24 @@ fn valkey(section: &Section) -> Option<Valkey> {
         volume: volume?,
         cache: cache?,
         timeout: timeout?,
+        durability: durability?,
     })
+}
+
+/// Read what FSYNC waits for.
+fn durability(text: &str) -> Option<Option<Durability>> {
+    match (text, text.strip_prefix("replicas:")) {
+        ("none", _) => Some(None),
+        ("aof", _) => Some(Some(Durability::Aof)),
+        (_, Some(count)) => {
+            let count = count
+                .parse()
+                .ok()
+                .filter(|count| (1..=16).contains(count))?;
+            Some(Some(Durability::Replicas(count)))
+        }
+        _ => None,
+    }
 }
 
 /// Read where a server listens.
@@ -269,6 +292,10 @@ mod tests {
                 "no user without a password_file",
             ),
             (&format!("{volume}, timeout = \"1ms\""), "timeout: found"),
+            (
+                &format!("{volume}, durability = \"replicas:0\""),
+                "\"replicas:\" and a number",
+            ),
             (&format!("{volume}, path = \"/s\""), "path: unknown key"),
             (
                 &format!("{volume}, password_file = \"p\""),

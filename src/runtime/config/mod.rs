@@ -27,6 +27,7 @@ use self::document::Section;
 use self::problem::Problems;
 pub use self::problem::{ConfigError, Problem};
 use super::Polling;
+pub use crate::backend::kv::valkey::request::Durability;
 pub use crate::backend::kv::valkey::server::Place;
 use crate::log::Level;
 use crate::wire::open_flags::ClientArch;
@@ -218,6 +219,8 @@ pub struct Valkey {
     pub cache: Cache,
     /// Time in nanoseconds without any answer after which requests fail. Default: 60 s.
     pub timeout: u64,
+    /// What FSYNC and SYNCFS wait for. Default: nothing.
+    pub durability: Option<Durability>,
 }
 
 /// Configure the `local` backend.

@@ -13,7 +13,9 @@
 --   PREFIX .. "r"             a counter: the numbers given out
 --   PREFIX .. "n"             a counter: the clients that changed something so far
 --   PREFIX .. "s" .. client   a hash: sequence number -> result, kept until the client says that it has it; from: the
---                             lowest number that it wants; id: its number among the clients
+--                             lowest number that it wants; id: its number among the clients; lost: the number at
+--                             which the server was found to have forgotten what it had answered
+--   PREFIX .. "y"             a counter, raised before what is there is made durable
 --
 -- The stored value of a record is its version (8 bytes) and its value. A version is the number of the client that made
 -- it (3 bytes) and its sequence number (5 bytes). Numbers in Lua are exact below 2^53 only, so fields of 64 bits are
@@ -28,8 +30,8 @@ local STEP, SCANNED = 256, 500
 local BATCH = 32
 -- First number that is given out; files have those from here on.
 local FIRST_NUMBER = 1024
--- Seconds after which a client that was not heard of is forgotten.
-local CLIENT_LIFE = 86400
+-- Seconds after which a client that was not heard of is forgotten: 30 days.
+local CLIENT_LIFE = 2592000
 local HALF = 4294967296
 
 -- Where a record is kept: key, kind, name or number.
@@ -144,28 +146,35 @@ local function holds(stored, expect)
     return field ~= nil and bit.band(field, mask) == bit.tobit(want)
 end
 
--- Does something once for each sequence number of a client. Results of numbers below `ack` are not asked for again.
-local function once(prefix, client, sequence, ack, change)
-    local results = prefix .. 's' .. client
-    local known = redis.call('HMGET', results, sequence, 'from', 'id')
+-- Does something once for each sequence number of a client: client, sequence, ack, "1" when the number before `ack` was
+-- answered. Results of numbers below `ack` are not asked for again.
+local function once(prefix, argv, change)
+    local results, sequence, ack = prefix .. 's' .. argv[1], argv[2], tonumber(argv[3])
+    local known = redis.call('HMGET', results, sequence, 'from', 'id', ack - 1)
     if known[1] then return tonumber(known[1]) end
-    ack = tonumber(ack)
-    local from = tonumber(known[2] or ack)
+    local from = tonumber(known[2] or 0)
     -- What was acknowledged can only come again out of a connection that was given up long ago.
     if tonumber(sequence) < math.max(from, ack) then return redis.error_reply('DPFS stale sequence number') end
     local id = known[3] or redis.call('INCR', prefix .. 'n')
     local result = change(struct.pack('>I3I5', id, sequence))
+    redis.call('HSET', results, 'from', math.max(from, ack), sequence, result)
+    -- The server was behind when it came back, or another took its place.
+    if argv[4] == '1' and ack > 1 and ack > from and not known[4] then
+        redis.call('HSET', results, 'lost', sequence)
+    end
+    if not known[3] then
+        redis.call('HSET', results, 'id', id)
+        redis.call('EXPIRE', results, CLIENT_LIFE)
+    end
     local kept = from - from % BATCH
-    if ack - kept >= BATCH then
+    if from > 0 and ack - kept >= BATCH then
         for first = kept, ack - 1, BATCH do
             local old = {}
             for each = first, math.min(first + BATCH, ack) - 1 do old[#old + 1] = each end
             redis.call('HDEL', results, unpack(old))
         end
+        redis.call('EXPIRE', results, CLIENT_LIFE)
     end
-    redis.call('HSET', results, 'from', math.max(from, ack), sequence, result)
-    if not known[3] then redis.call('HSET', results, 'id', id) end
-    if not known[3] or ack - kept >= BATCH then redis.call('EXPIRE', results, CLIENT_LIFE) end
     return result
 end
 
@@ -199,13 +208,13 @@ redis.register_function{function_name = 'dpfs_open', flags = {'allow-oom'}, call
     return {VERSION, tonumber(found[1] or 0), found[2] or ''}
 end}
 
--- client, sequence, ack, number of checks, {key, expectation}, {key, P put | D delete | U patch, value}: 1, or 0 when
+-- What is done once, then number of checks, {key, expectation}, {key, P put | D delete | U patch, value}: 1, or 0 when
 -- a check does not hold.
 local function transact(keys, argv)
     local prefix = keys[1]
-    return once(prefix, argv[1], argv[2], argv[3], function(version)
-        local at = 5
-        for _ = 1, tonumber(argv[4]) do
+    return once(prefix, argv, function(version)
+        local at = 6
+        for _ = 1, tonumber(argv[5]) do
             if not holds(load(prefix, argv[at]), argv[at + 1]) then return 0 end
             at = at + 2
         end
@@ -229,14 +238,14 @@ redis.register_function('dpfs_transact', transact)
 -- The same for what takes away, or adds little, so that there is a way back from a store that is full.
 redis.register_function{function_name = 'dpfs_release', flags = {'allow-oom'}, callback = transact}
 
--- client, sequence, ack, inode, expectation, patches, size of chunks, offset, bytes: 1, or 0 when the inode is not as
+-- What is done once, then inode, expectation, patches, size of chunks, offset, bytes: 1, or 0 when the inode is not as
 -- expected.
 redis.register_function('dpfs_write', function(keys, argv)
-    local prefix, ino = keys[1], argv[4]
-    return once(prefix, argv[1], argv[2], argv[3], function(version)
+    local prefix, ino = keys[1], argv[5]
+    return once(prefix, argv, function(version)
         local stored = redis.call('GET', inode_at(prefix, ino))
-        if not stored or not holds(stored, argv[5]) then return 0 end
-        local size, offset, bytes, at = tonumber(argv[7]), tonumber(argv[8]), argv[9], 0
+        if not stored or not holds(stored, argv[6]) then return 0 end
+        local size, offset, bytes, at = tonumber(argv[8]), tonumber(argv[9]), argv[10], 0
         while at < #bytes do
             local inside = (offset + at) % size
             local index = (offset + at - inside) / size
@@ -248,15 +257,15 @@ redis.register_function('dpfs_write', function(keys, argv)
             redis.call('SETRANGE', chunk, inside, bytes:sub(at + 1, at + count))
             at = at + count
         end
-        redis.call('SET', inode_at(prefix, ino), version .. patch(stored:sub(9), argv[6]))
+        redis.call('SET', inode_at(prefix, ino), version .. patch(stored:sub(9), argv[7]))
         return 1
     end)
 end)
 
--- client, sequence, ack, inode, from, to, size of chunks: 0, or the byte to go on from.
+-- What is done once, then inode, from, to, size of chunks: 0, or the byte to go on from.
 redis.register_function{function_name = 'dpfs_clear', flags = {'allow-oom'}, callback = function(keys, argv)
-    local prefix, ino = keys[1], argv[4]
-    local from, to, size = tonumber(argv[5]), tonumber(argv[6]), tonumber(argv[7])
+    local prefix, ino = keys[1], argv[5]
+    local from, to, size = tonumber(argv[6]), tonumber(argv[7]), tonumber(argv[8])
     local function clear(index)
         local chunk, begin = chunk_at(prefix, ino, index), index * size
         local len = redis.call('STRLEN', chunk)
@@ -270,7 +279,7 @@ redis.register_function{function_name = 'dpfs_clear', flags = {'allow-oom'}, cal
             redis.call('SETRANGE', chunk, first, ('\0'):rep(last - first))
         end
     end
-    return once(prefix, argv[1], argv[2], argv[3], function()
+    return once(prefix, argv, function()
         if from >= to then return 0 end
         local first = math.floor(from / size)
         if first == 0 then clear(0) end
@@ -281,24 +290,35 @@ redis.register_function{function_name = 'dpfs_clear', flags = {'allow-oom'}, cal
     end)
 end}
 
--- client, sequence, ack, inode, expectation: 1, or 0 when the inode is not as expected.
+-- What is done once, then inode, expectation: 1, or 0 when the inode is not as expected.
 redis.register_function{function_name = 'dpfs_purge', flags = {'allow-oom'}, callback = function(keys, argv)
-    local prefix, ino = keys[1], argv[4]
-    return once(prefix, argv[1], argv[2], argv[3], function()
-        if not holds(redis.call('GET', inode_at(prefix, ino)), argv[5]) then return 0 end
+    local prefix, ino = keys[1], argv[5]
+    return once(prefix, argv, function()
+        if not holds(redis.call('GET', inode_at(prefix, ino)), argv[6]) then return 0 end
         redis.call('DEL', inode_at(prefix, ino), prefix .. '\1' .. ino, prefix .. '\2' .. ino)
         remove(prefix, ('\0'):rep(8) .. '\6' .. ino)
         return 1
     end)
 end}
 
--- client, sequence, ack, count: the first of so many numbers that nobody else gets.
+-- What is done once, then count: the first of so many numbers that nobody else gets.
 redis.register_function{function_name = 'dpfs_reserve', flags = {'allow-oom'}, callback = function(keys, argv)
     local prefix = keys[1]
-    return once(prefix, argv[1], argv[2], argv[3], function()
-        local count = tonumber(argv[4])
+    return once(prefix, argv, function()
+        local count = tonumber(argv[5])
         return FIRST_NUMBER + redis.call('INCRBY', prefix .. 'r', count) - count
     end)
+end}
+
+-- client, sequence, seen: 1 when what the client was answered up to this number is still there, 0 when some of it, since
+-- the number `seen`, is not. Always changes something, for WAIT and WAITAOF to wait for.
+redis.register_function{function_name = 'dpfs_kept', flags = {'allow-oom'}, callback = function(keys, argv)
+    local sequence, seen = tonumber(argv[2]), tonumber(argv[3])
+    redis.call('INCR', keys[1] .. 'y')
+    local known = redis.call('HMGET', keys[1] .. 's' .. argv[1], sequence, 'from', 'lost')
+    if tonumber(known[3] or 0) > seen then return 0 end
+    local there = known[1] or tonumber(known[2] or 0) > sequence
+    return (there or sequence <= seen) and 1 or 0
 end}
 
 -- "1" to follow names or "0", {key}: for each key its stored value or nothing, and, when following, that of the inode

@@ -14,24 +14,39 @@ use zerocopy::FromZeros;
 
 use super::super::chunk::zero;
 use super::super::engine::{Busy, Client, Done, Failure, Op, Token, VALUE_MAX};
-use super::reply::{self, Answer, What};
+use super::reply::{self, Answer, Ask, What};
 use super::request::{FUNCTIONS, Once, VERSION_LEN};
 use crate::mem::{Arena, OutOfMemory, RingBuffer, fill};
 use crate::sys::tcp::Pieces;
 use crate::wire::resp::{Depth, Encoder, Item, Malformed, Reader};
 
-/// Bytes of requests that are not answered, payloads not counted.
-const LOG: usize = 1 << 20;
-/// Bytes that have come and are not understood. Every reply but a READ's is held whole.
-const BUFFER: usize = 256 << 10;
+/// Say how much memory a connection has.
+#[derive(Clone, Copy)]
+pub struct Sizes {
+    /// Bytes of requests that are not answered, payloads not counted.
+    log: usize,
+    /// Bytes that have come and are not understood. Every reply but a READ's is held whole.
+    buffer: usize,
+}
+
+/// For everything.
+pub const FULL: Sizes = Sizes {
+    log: 1 << 20,
+    buffer: 256 << 10,
+};
+/// For requests whose replies are short: no records, no content.
+pub const SMALL: Sizes = Sizes {
+    log: 4 << 10,
+    buffer: 16 << 10,
+};
 /// Bytes of what is asked before calls are sent: the library, at most.
 const ASK: usize = 32 << 10;
 const _: () = assert!(FUNCTIONS.len() + 256 < ASK);
 /// Most records of a list whose values are short (an entry and its inode), and of one whose values may be long.
 const LIST_MAX: u32 = 400;
 const LONG_LIST_MAX: u32 = 48;
-const _: () = assert!(LIST_MAX as usize * 600 < BUFFER);
-const _: () = assert!(LONG_LIST_MAX as usize * (VALUE_MAX + 300) < BUFFER);
+const _: () = assert!(LIST_MAX as usize * 600 < FULL.buffer);
+const _: () = assert!(LONG_LIST_MAX as usize * (VALUE_MAX + 300) < FULL.buffer);
 /// Content of at least so many bytes is not received into the buffer with what comes before.
 const LARGE: u32 = 16 << 10;
 /// Bytes that are received when large content is next.
@@ -117,6 +132,8 @@ pub struct Pipeline {
     /// Sequence numbers: of the next change, and the lowest whose reply is wanted.
     next: u64,
     oldest: u64,
+    /// The highest that the server said it did.
+    last: u64,
 }
 
 impl Pipeline {
@@ -126,10 +143,11 @@ impl Pipeline {
         prefix: &'static [u8],
         calls: u32,
         client: u64,
+        sizes: Sizes,
     ) -> Result<Self, OutOfMemory> {
         Ok(Self {
             prefix,
-            log: arena.zeroed(LOG)?,
+            log: arena.zeroed(sizes.log)?,
             log_end: 0,
             queue: RingBuffer::new(arena.zeroed(calls as usize)?),
             sent: 0,
@@ -140,24 +158,30 @@ impl Pipeline {
             ask_len: 0,
             ask_sent: 0,
             asking: true,
-            buffer: arena.zeroed(BUFFER)?,
+            buffer: arena.zeroed(sizes.buffer)?,
             start: 0,
             end: 0,
             content: Content::default(),
             client,
             next: 1,
             oldest: 1,
+            last: 0,
         })
     }
 
     /// Give the bytes of arena that one needs.
-    pub const fn footprint(calls: u32) -> usize {
-        LOG + BUFFER + ASK + (calls as usize + 1) * size_of::<Call>() + 128
+    pub const fn footprint(calls: u32, sizes: Sizes) -> usize {
+        sizes.log + sizes.buffer + ASK + (calls as usize + 1) * size_of::<Call>() + 128
     }
 
     /// Tell whether no call is under way.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Name this client, and the highest sequence numbers: that the server said it did, and that was given.
+    pub const fn done_so_far(&self) -> (u64, u64, u64) {
+        (self.client, self.last, self.next - 1)
     }
 
     /// Tell whether everything is sent.
@@ -227,7 +251,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Busy`] when there is no room.
-    pub fn submit(&mut self, token: Token, op: &Op<'_>, chunk: u32) -> Result<(), Busy> {
+    pub fn submit(&mut self, token: Token, ask: &Ask<'_>, chunk: u32) -> Result<(), Busy> {
         if self.queue.is_full() {
             return Err(Busy);
         }
@@ -236,9 +260,10 @@ impl Pipeline {
             client: self.client,
             sequence: self.next,
             ack: self.oldest,
+            sure: self.last + 1 == self.oldest,
         };
         call.token = token.0;
-        reply::expected(op, &mut call);
+        reply::expected(ask, &mut call);
         if call.what == What::List {
             call.count = call.count.min(LIST_MAX);
         } else if call.what == What::NamedList {
@@ -246,11 +271,12 @@ impl Pipeline {
         }
         let prefix = self.prefix;
         let count = call.count;
-        let request = |to: &mut Encoder<'_>| reply::request(op, to, prefix, &once, chunk, count);
+        let request = |to: &mut Encoder<'_>| reply::request(ask, to, prefix, &once, chunk, count);
         let (at, len) = self.write(request).ok_or(Busy)?;
         self.log_end = at + len;
         (call.at, call.len, call.split) = (at as u32, len as u32, len as u32);
-        if let Op::Write { len: payload, .. } = *op {
+        if let Ask::Op(Op::Write { len: payload, .. }) = *ask {
+            let payload = *payload;
             // The end of the string stands behind it.
             (call.payload, call.split) = (payload, call.len - 2);
         }
@@ -386,12 +412,15 @@ impl Pipeline {
     }
 
     /// End the oldest call.
-    fn finish(&mut self, call: &Call) {
+    fn finish(&mut self, call: &Call, done: bool) {
         self.queue.pop();
         self.answered += 1;
         self.sent = self.sent.saturating_sub(1);
         if call.sequence != 0 {
             self.oldest = call.sequence + 1;
+            if done {
+                self.last = call.sequence;
+            }
         }
     }
 
@@ -409,7 +438,7 @@ impl Pipeline {
             Answer::Later => return Err(Lost::Later),
         };
         self.start += len;
-        self.finish(call);
+        self.finish(call, matches!(result, Ok(_) | Err(Failure::Conflict)));
         client.done(Token(call.token), result);
         Ok(true)
     }
@@ -442,7 +471,7 @@ impl Pipeline {
             if content.begun && content.at >= wanted {
                 let result = content.failed.map_or(Ok(Done::Done), Err);
                 self.content = Content::default();
-                self.finish(call);
+                self.finish(call, result.is_ok());
                 client.done(token, result);
                 return Ok(true);
             }
@@ -493,7 +522,7 @@ impl Pipeline {
                 true => Failure::Unknown,
                 false => Failure::Unreachable,
             };
-            self.finish(&call);
+            self.finish(&call, false);
             client.done(Token(call.token), Err(failure));
         }
     }

@@ -4,7 +4,7 @@ use zerocopy::FromZeros;
 
 use super::super::engine::{Client, Done, Failure, List, Op, Record, Token};
 use super::pipeline::{Call, Lost};
-use super::request::{self, Once, VERSION_LEN};
+use super::request::{self, Durability, Once, VERSION_LEN};
 use crate::wire::resp::{Encoder, Item, Malformed, Problem, Reader};
 
 /// Say what a reply looks like.
@@ -33,6 +33,20 @@ pub enum What {
     Content,
     /// The server's report about its memory.
     Usage,
+    /// 1, or 0 when something is gone.
+    Kept,
+    /// How many confirmed that they have what was changed.
+    Waited,
+}
+
+/// Ask for something.
+pub enum Ask<'a> {
+    /// An operation of the file system.
+    Op(&'a Op<'a>),
+    /// Whether what a client was answered up to a number, and after another, is still there: client, these two.
+    Kept(u64, u64, u64),
+    /// To wait until what was changed is so durable.
+    Wait(Durability),
 }
 
 impl What {
@@ -43,7 +57,22 @@ impl What {
 }
 
 /// Note in a call what its reply will be.
-pub fn expected(op: &Op<'_>, call: &mut Call) {
+pub fn expected(ask: &Ask<'_>, call: &mut Call) {
+    let op = match *ask {
+        Ask::Op(op) => op,
+        Ask::Kept(..) => {
+            call.what = What::Kept;
+            return;
+        }
+        Ask::Wait(durability) => {
+            call.what = What::Waited;
+            call.count = match durability {
+                Durability::Aof => 1,
+                Durability::Replicas(count) => count,
+            };
+            return;
+        }
+    };
     call.what = match *op {
         Op::Get { keys, follow } => {
             (call.count, call.follow) = (keys.len() as u32, follow.into());
@@ -84,13 +113,20 @@ fn is_one(op: &Op<'_>) -> bool {
 
 /// Write the request of an operation; `count` is the most records of a list.
 pub fn request(
-    op: &Op<'_>,
+    ask: &Ask<'_>,
     to: &mut Encoder<'_>,
     prefix: &[u8],
     once: &Once,
     chunk: u32,
     count: u32,
 ) {
+    let op = match *ask {
+        Ask::Op(op) => op,
+        Ask::Kept(client, sequence, seen) => {
+            return request::kept(to, prefix, client, sequence, seen);
+        }
+        Ask::Wait(durability) => return request::wait(to, durability),
+    };
     match *op {
         Op::Get { keys: [key], .. } if is_one(op) => request::get_plain(to, prefix, key),
         Op::Get { keys, follow } => request::get(to, prefix, keys, follow),
@@ -227,6 +263,13 @@ pub fn understand(call: &Call, bytes: &[u8], client: &mut dyn Client) -> Result<
         }
         (What::Change, Item::Integer(1)) => Done::Done,
         (What::Change, Item::Integer(0)) => return Ok(Answer::Done(Err(Failure::Conflict))),
+        (What::Kept, Item::Integer(1)) => Done::Done,
+        (What::Kept, Item::Integer(0)) => return Ok(Answer::Done(Err(Failure::Broken))),
+        (What::Waited, Item::Integer(count)) => return Ok(waited(call, count)),
+        (What::Waited, Item::Array(2)) => match item(&mut reader)? {
+            Item::Integer(count) => return Ok(waited(call, count)),
+            _ => return Err(Lost::Malformed),
+        },
         (What::Clear, Item::Integer(0)) => Done::Done,
         (What::Clear, Item::Integer(next)) if next > 0 => Done::More(next as u64),
         (What::Reserve, Item::Integer(first)) if first > 0 => Done::First(first as u64),
@@ -247,6 +290,14 @@ pub fn understand(call: &Call, bytes: &[u8], client: &mut dyn Client) -> Result<
         _ => return Err(Lost::Malformed),
     };
     Ok(Answer::Done(Ok(done)))
+}
+
+/// Not enough have it yet: that is asked again.
+fn waited(call: &Call, count: i64) -> Answer {
+    Answer::Done(match count >= i64::from(call.count) {
+        true => Ok(Done::Done),
+        false => Err(Failure::Conflict),
+    })
 }
 
 fn records(

@@ -18,6 +18,15 @@ pub const VERSION: i64 = 1;
 /// Bytes of a stored value before the record's value: its version, big-endian.
 pub const VERSION_LEN: usize = 8;
 
+/// Say what FSYNC and SYNCFS wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// The server has everything in its append-only file, on its disk.
+    Aof,
+    /// So many replicas have everything, in memory.
+    Replicas(u32),
+}
+
 /// Name a transaction, so that it is executed once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Once {
@@ -27,6 +36,8 @@ pub struct Once {
     pub sequence: u64,
     /// Lowest sequence number that the client has no reply to.
     pub ack: u64,
+    /// The number before that was answered, and not given up.
+    pub sure: bool,
 }
 
 /// Begin a call of a function on the volume with this prefix, a name in braces, with so many arguments.
@@ -51,10 +62,11 @@ fn call_once<'e, 'b>(
     once: &Once,
     arguments: usize,
 ) -> &'e mut Encoder<'b> {
-    call(to, function, prefix, 3 + arguments)
+    call(to, function, prefix, 4 + arguments)
         .number(once.client)
         .number(once.sequence)
         .number(once.ack)
+        .number(once.sure.into())
 }
 
 /// Ask whether the volume is there, and make it with chunks of this size unless it is zero. The reply is an array:
@@ -150,6 +162,27 @@ pub fn clear(
 pub fn purge(to: &mut Encoder<'_>, prefix: &[u8], once: &Once, ino: u64, as_expected: Expect) {
     let to = call_once(to, b"dpfs_purge", prefix, once, 2).bytes(&ino.to_be_bytes());
     expect(to, as_expected);
+}
+
+/// Write the request whether the server still has what it answered to a client, up to a sequence number and after `seen`.
+/// Its reply is the integer 1, or 0 when it has lost some of it.
+pub fn kept(to: &mut Encoder<'_>, prefix: &[u8], client: u64, sequence: u64, seen: u64) {
+    call(to, b"dpfs_kept", prefix, 3)
+        .number(client)
+        .number(sequence)
+        .number(seen);
+}
+
+/// Write the request to wait until this connection's last change is as durable as asked. Its reply is a number, or two
+/// for [`Durability::Aof`]: how many confirmed.
+pub fn wait(to: &mut Encoder<'_>, durability: Durability) {
+    // Not for ever, so that a server that is silent is told from one that waits.
+    const MILLISECONDS: u64 = 500;
+    match durability {
+        Durability::Aof => to.request(4).bytes(b"WAITAOF").number(1).number(0),
+        Durability::Replicas(count) => to.request(3).bytes(b"WAIT").number(count.into()),
+    }
+    .number(MILLISECONDS);
 }
 
 /// Write the request for a part of a list. Its reply is an array: whether there may be more, as "1" or "0"; then of each

@@ -13,11 +13,13 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 use std::{format, fs, thread};
 
-use super::super::engine::{Client, Done, Failure, Record, Token};
+use super::super::engine::{Client, Done, Failure, Op, Record, Token};
 use super::super::served::Store;
 use super::super::setup;
-use super::client::{Aim, Made, Settings, Valkey};
+use super::client::Valkey;
+use super::connection::{Aim, Made, Settings};
 use super::link::Address;
+use super::request::Durability;
 use crate::mem::Segment;
 use crate::sys::time::Instant;
 use crate::sys::{file, map};
@@ -63,6 +65,8 @@ pub struct Config<'a> {
     pub chunk: u32,
     /// Nanoseconds without any answer after which requests fail.
     pub timeout: u64,
+    /// What FSYNC and SYNCFS wait for; `None` for nothing.
+    pub durability: Option<Durability>,
 }
 
 /// Hold a volume on a server that was found.
@@ -79,23 +83,32 @@ impl Server {
         let settings: &'static Settings = Box::leak(Box::new(settings(config)?));
         let mut engine = engine(settings, Aim::Make, 1)?;
         wait(&mut engine)?;
-        let (chunk, made) = engine.found().cloned().ok_or("the server made no volume")?;
-        let found = Settings {
-            chunk,
-            made,
-            address: settings.address,
-            user: settings.user,
-            password: settings.password,
-            prefix: settings.prefix,
-            timeout: settings.timeout,
+        let (chunk, made) = engine
+            .connection()
+            .found()
+            .cloned()
+            .ok_or("the server made no volume")?;
+        let found = |timeout| -> &'static Settings {
+            Box::leak(Box::new(Settings {
+                chunk,
+                made: made.clone(),
+                timeout,
+                ..*settings
+            }))
         };
-        let settings: &'static Settings = Box::leak(Box::new(found));
-        let mut engine = self::engine(settings, Aim::Serve, 1)?;
+        // Who starts is told soon.
+        let patient = config.timeout.min(PATIENCE.as_nanos() as u64);
+        let mut engine = self::engine(found(patient), Aim::Serve, 1)?;
         wait(&mut engine)?;
-        setup::prepare(&mut engine).map_err(|error| match engine.trouble() {
+        setup::prepare(&mut engine).map_err(|error| match engine.connection().trouble() {
             Some(trouble) => format!("{error}: {trouble}"),
             None => error.to_string(),
         })?;
+        if let Some(durability) = config.durability {
+            let synced = setup::call(&mut engine, &Op::Sync, &mut |_| ());
+            synced.map_err(|_| not_durable(durability))?;
+        }
+        let settings = found(config.timeout);
         Ok(Box::leak(Box::new(Self { settings })))
     }
 
@@ -107,11 +120,11 @@ impl Server {
         let settings: &'static Settings = Box::leak(Box::new(settings(config)?));
         let mut engine = engine(settings, Aim::Look, 1)?;
         wait(&mut engine)?;
-        let volume = match engine.found() {
+        let volume = match engine.connection().found() {
             Some((chunk, _)) => format!("is there, in chunks of {} KiB", chunk >> 10),
             None => "will be made".to_string(),
         };
-        let (server, name) = (engine.server(), config.volume);
+        let (server, name) = (engine.connection().server(), config.volume);
         Ok(format!(
             "{}: {server}; volume {name:?} {volume}",
             config.place
@@ -133,12 +146,23 @@ pub const fn footprint(requests: u32) -> usize {
 }
 
 fn engine(settings: &'static Settings, aim: Aim, requests: u32) -> Result<Valkey, String> {
-    let mut bytes = [0; 8];
+    let mut bytes = [[0; 8]; 2];
     // What the server remembers is kept by this number: two clients of one number would take each other's results.
-    file::random(&mut bytes).map_err(|error| format!("no random number: {error}"))?;
+    for bytes in &mut bytes {
+        file::random(bytes).map_err(|error| format!("no random number: {error}"))?;
+    }
     let arena = map::reserve(footprint(requests)).map_err(|error| error.to_string())?;
-    let client = u64::from_ne_bytes(bytes);
-    Valkey::new(&arena, settings, aim, requests + SPARE, client).map_err(|error| error.to_string())
+    let clients = bytes.map(u64::from_ne_bytes);
+    Valkey::new(&arena, settings, aim, requests + SPARE, clients).map_err(|error| error.to_string())
+}
+
+fn not_durable(durability: Durability) -> String {
+    match durability {
+        Durability::Aof => {
+            "durability \"aof\" needs a server with appendonly yes, Valkey or Redis from 7.2".into()
+        }
+        Durability::Replicas(count) => format!("{count} replicas were to confirm, and fewer did"),
+    }
 }
 
 /// Take no answers: nothing is asked.
@@ -162,9 +186,9 @@ impl Client for Nobody {
 fn wait(engine: &mut Valkey) -> Result<(), String> {
     use super::super::engine::Engine;
     let started = std::time::Instant::now();
-    while !engine.is_ready() {
+    while !engine.connection().is_ready() {
         engine.poll(Instant::now(), &mut Nobody);
-        match engine.trouble() {
+        match engine.connection().trouble() {
             Some(trouble) if !trouble.passes() || started.elapsed() > PATIENCE => {
                 return Err(trouble.to_string());
             }
@@ -196,6 +220,7 @@ fn settings(config: &Config<'_>) -> Result<Settings, String> {
         chunk: config.chunk,
         made: Made::new(),
         timeout: config.timeout,
+        durability: config.durability,
     })
 }
 
