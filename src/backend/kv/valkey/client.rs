@@ -66,7 +66,7 @@ impl Engine for Valkey {
     fn poll(&mut self, now: Instant, client: &mut dyn Client) -> bool {
         let mut any = self.main.poll(now, client);
         if let Some(sync) = &mut self.sync {
-            any |= sync.poll(now, &self.main, client);
+            any |= sync.poll(now, &mut self.main, client);
         }
         any
     }

@@ -127,6 +127,11 @@ impl Connection {
         &self.pipe
     }
 
+    /// Note that it was told that changes are lost; gives the number of the last change that was made by then.
+    pub const fn told_of_loss(&mut self) -> u64 {
+        self.pipe.told_of_loss()
+    }
+
     /// Take a call.
     ///
     /// # Errors

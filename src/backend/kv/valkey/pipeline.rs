@@ -179,9 +179,15 @@ impl Pipeline {
         self.queue.is_empty()
     }
 
-    /// Name this client, and the highest sequence numbers: that the server said it did, and that was given.
-    pub const fn done_so_far(&self) -> (u64, u64, u64) {
-        (self.client, self.last, self.next - 1)
+    /// Name this client, and the highest sequence number that the server said it did.
+    pub const fn done_so_far(&self) -> (u64, u64) {
+        (self.client, self.last)
+    }
+
+    /// Say no more that the server did what it said: it was told that it lost some. Gives the last number that was given.
+    pub const fn told_of_loss(&mut self) -> u64 {
+        self.last = 0;
+        self.next - 1
     }
 
     /// Tell whether everything is sent.

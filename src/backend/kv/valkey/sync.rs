@@ -55,9 +55,8 @@ pub struct Syncer {
     covered: usize,
     since: Instant,
     round: Round,
-    /// The highest number of a change when it was told that some are lost; and that for the round under way.
+    /// The highest number of a change when it was told that some are lost.
     told: u64,
-    given: u64,
 }
 
 impl Syncer {
@@ -78,7 +77,6 @@ impl Syncer {
             since: Instant(0),
             round: Round::default(),
             told: 0,
-            given: 0,
         })
     }
 
@@ -96,7 +94,7 @@ impl Syncer {
     }
 
     /// Go on; `main` is where the changes went. True when something happened.
-    pub fn poll(&mut self, now: Instant, main: &Connection, client: &mut dyn Client) -> bool {
+    pub fn poll(&mut self, now: Instant, main: &mut Connection, client: &mut dyn Client) -> bool {
         if self.covered == 0 && !self.waiting.is_empty() {
             self.covered = self.waiting.len();
             self.since = now;
@@ -111,7 +109,7 @@ impl Syncer {
             (Some(Err(failure)), _) => {
                 if failure == Failure::Broken {
                     crate::log::error!("valkey: the server has lost changes that it had confirmed");
-                    self.told = self.given;
+                    self.told = main.told_of_loss();
                 }
                 Err(failure)
             }
@@ -131,8 +129,7 @@ impl Syncer {
     }
 
     fn begin(&mut self, main: &Connection) {
-        let (client, last, given) = main.pipe().done_so_far();
-        self.given = given;
+        let (client, last) = main.pipe().done_so_far();
         let asks = [
             (KEPT, Ask::Kept(client, last, self.told)),
             (WAITED, Ask::Wait(self.durability)),
