@@ -8,10 +8,11 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::config::units::rough_size;
-use super::config::{self, Backend, Config, Device, Hal, Kv, Limits, Local};
+use super::config::{self, Backend, Config, Device, Hal, Kv, KvEngine, Limits, Local};
 use super::stats;
 use crate::backend::kv::embedded::Embedded;
 use crate::backend::kv::tree::{Tree, TreeVolume};
+use crate::backend::kv::valkey::{Valkey, server};
 use crate::backend::local::{self, LocalVolume};
 use crate::backend::nfs::{Nfs, NfsVolume};
 use crate::board;
@@ -62,7 +63,7 @@ impl Budget {
         match &device.backend {
             Backend::Null { .. } => {}
             Backend::Local(local) => self.add_local(device, local, slots),
-            Backend::Kv(kv) => self.add_kv(device, kv, slots),
+            Backend::Kv(kv) => self.add_kv(device, kv, slots, cores.min(tables)),
             Backend::Nfs(nfs) => self.add_nfs(device, nfs, slots, cores.min(tables)),
         }
         if let Hal::Snap { .. } = device.hal {
@@ -86,20 +87,36 @@ impl Budget {
         }
     }
 
-    fn add_kv(&mut self, device: &Device, kv: &Kv, slots: u64) {
+    fn add_kv(&mut self, device: &Device, kv: &Kv, slots: u64, cores: u64) {
         let nodes = device.limits.nodes;
         self.add(
             format!("device \"{}\": {nodes} nodes", device.tag),
             TreeVolume::footprint(nodes) as u64,
         );
-        self.add(
-            format!("device \"{}\": {slots} requests", device.tag),
-            Tree::<Embedded>::footprint(slots as u32) as u64,
-        );
-        self.add(
-            format!("device \"{}\": cached pages", device.tag),
-            kv.memory,
-        );
+        match &kv.engine {
+            KvEngine::Embedded(embedded) => {
+                self.add(
+                    format!("device \"{}\": {slots} requests", device.tag),
+                    Tree::<Embedded>::footprint(slots as u32) as u64,
+                );
+                self.add(
+                    format!("device \"{}\": cached pages", device.tag),
+                    embedded.memory,
+                );
+            }
+            KvEngine::Valkey(_) => {
+                self.add(
+                    format!("device \"{}\": {slots} requests", device.tag),
+                    Tree::<Valkey>::footprint(slots as u32) as u64,
+                );
+                // Every core has a connection, with room for as many calls as its queues have requests.
+                let calls = server::footprint(slots as u32) as u64;
+                self.add(
+                    format!("device \"{}\": {cores} connections", device.tag),
+                    cores * calls,
+                );
+            }
+        }
     }
 
     /// Each core has tasks of its own besides those of the host's requests, and connections.

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::config::{Backend, Config, Kv};
-use crate::backend::kv::embedded::{self, Store};
+use super::config::{Backend, Config, Embedded, Kv, KvEngine};
+use crate::backend::kv::embedded::{self as embedded_store, Store};
 use crate::backend::kv::fsck::{self, Report};
 
 /// Width of the progress bar.
@@ -27,11 +27,15 @@ pub fn run(config: &Config, tag: Option<&str>, repair: bool) -> Result<(String, 
         else {
             continue;
         };
-        let Some(path) = &kv.path else {
+        let KvEngine::Embedded(embedded) = &kv.engine else {
+            continue;
+        };
+        let Some(path) = &embedded.path else {
             continue;
         };
         checked += 1;
-        let report = store(path, kv, repair).map_err(|why| format!("{}: {why}", path.display()))?;
+        let report = store(path, kv, embedded, repair)
+            .map_err(|why| format!("{}: {why}", path.display()))?;
         left |= !report.damage.is_empty() && !repair;
         text += &words(path, &report, repair);
     }
@@ -39,7 +43,7 @@ pub fn run(config: &Config, tag: Option<&str>, repair: bool) -> Result<(String, 
         let tags: Vec<&str> = config
             .devices
             .iter()
-            .filter(|device| matches!(&device.backend, Backend::Kv(kv) if kv.path.is_some()))
+            .filter(|device| has_file(&device.backend))
             .map(|device| device.tag.as_str())
             .collect();
         let there = if tags.is_empty() {
@@ -54,14 +58,24 @@ pub fn run(config: &Config, tag: Option<&str>, repair: bool) -> Result<(String, 
     Ok((text, left))
 }
 
-fn store(path: &Path, kv: &Kv, repair: bool) -> Result<Report, String> {
+fn has_file(backend: &Backend) -> bool {
+    matches!(
+        backend,
+        Backend::Kv(Kv {
+            engine: KvEngine::Embedded(Embedded { path: Some(_), .. }),
+            ..
+        })
+    )
+}
+
+fn store(path: &Path, kv: &Kv, embedded: &Embedded, repair: bool) -> Result<Report, String> {
     if !path.is_file() {
         return Err("no such file".into());
     }
-    let config = embedded::Config {
+    let config = embedded_store::Config {
         path: Some(path),
         chunk: kv.chunk,
-        cache: kv.memory as usize,
+        cache: embedded.memory as usize,
     };
     let store = Store::open(&config)?;
     let mut engine = store.engine().map_err(|error| error.to_string())?;

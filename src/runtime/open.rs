@@ -1,16 +1,18 @@
 //! Opening what a configured device needs: its backend and its transport.
 
+use core::time::Duration;
 use std::boxed::Box;
 use std::path::Path;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::config::{self, Hal};
+use super::config::{self, Hal, KvEngine};
 use super::device::{Backend, Control, Device, SessionEvents};
-use super::lane::Served;
+use super::lane;
 use super::warden::{self, Task};
 use crate::backend::kv::embedded;
-use crate::backend::kv::served::{self, EmbeddedVolume};
+use crate::backend::kv::served::{self, EmbeddedVolume, Served, Store};
+use crate::backend::kv::valkey::server::{self, Server};
 use crate::backend::local::{self, LocalVolume};
 use crate::backend::nfs::{self, NfsVolume};
 use crate::backend::null::{self, Null};
@@ -55,7 +57,7 @@ impl Backend for LocalVolume {
     }
 }
 
-impl Backend for EmbeddedVolume {
+impl<S: Store> Backend for Served<S> {
     fn attach(&'static self, slots: u32) -> Result<Box<dyn FileSystem>, String> {
         Ok(Box::new(Self::attach(self, slots)?))
     }
@@ -108,16 +110,48 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
     })
 }
 
-fn open_kv(kv: &config::Kv, limits: &config::Limits) -> Result<EmbeddedVolume, String> {
-    EmbeddedVolume::open(&served::Config {
-        store: embedded::Config {
-            path: kv.path.as_deref(),
-            chunk: kv.chunk,
-            cache: kv.memory as usize,
-        },
-        nodes: limits.nodes,
-        read_only: kv.read_only,
-    })
+/// Say how a device reaches a volume on a server.
+pub(super) fn valkey_config<'a>(kv: &config::Kv, valkey: &'a config::Valkey) -> server::Config<'a> {
+    server::Config {
+        place: &valkey.place,
+        user: valkey.user.as_deref(),
+        password_file: valkey.password_file.as_deref(),
+        volume: &valkey.volume,
+        chunk: kv.chunk,
+        timeout: valkey.timeout,
+        durability: valkey.durability,
+    }
+}
+
+fn open_kv(kv: &config::Kv, limits: &config::Limits) -> Result<&'static dyn Backend, String> {
+    match &kv.engine {
+        KvEngine::Embedded(embedded) => {
+            let place = embedded.path.as_deref().unwrap_or(Path::new(":memory:"));
+            let volume = EmbeddedVolume::open(&served::Config {
+                store: embedded::Config {
+                    path: embedded.path.as_deref(),
+                    chunk: kv.chunk,
+                    cache: embedded.memory as usize,
+                },
+                nodes: limits.nodes,
+                read_only: kv.read_only,
+            });
+            let volume = volume.map_err(|error| format!("{}: {error}", place.display()))?;
+            Ok(Box::leak(Box::new(volume)))
+        }
+        KvEngine::Valkey(valkey) => {
+            let server = Server::open(&valkey_config(kv, valkey));
+            let server = server.map_err(|error| format!("{}: {error}", valkey.place))?;
+            // Names and attributes; the host looks at its data again when they changed.
+            let ttl = match valkey.cache {
+                config::Cache::None => Duration::ZERO,
+                config::Cache::Auto => Duration::from_secs(1),
+                config::Cache::Always => served::ALWAYS,
+            };
+            let volume = Served::new(server, limits.nodes, ttl, kv.read_only)?;
+            Ok(Box::leak(Box::new(volume)))
+        }
+    }
 }
 
 fn local_config(local: &config::Local, limits: &config::Limits) -> local::Config {
@@ -244,12 +278,7 @@ pub fn open_backend(device: &config::Device) -> Result<&'static dyn Backend, Str
             let volume = LocalVolume::open(local_config(local, &device.limits));
             Ok(volume.map_err(|error| format!("{}: {error}", local.path.display()))?)
         }
-        config::Backend::Kv(kv) => {
-            let place = kv.path.as_deref().unwrap_or(Path::new(":memory:"));
-            let volume = open_kv(kv, &device.limits);
-            let volume = volume.map_err(|error| format!("{}: {error}", place.display()))?;
-            Ok(Box::leak(Box::new(volume)))
-        }
+        config::Backend::Kv(kv) => open_kv(kv, &device.limits),
         config::Backend::Nfs(nfs) => {
             let volume = open_nfs(device, nfs);
             Ok(volume.map_err(|error| format!("nfs: {error}"))?)
@@ -258,12 +287,12 @@ pub fn open_backend(device: &config::Device) -> Result<&'static dyn Backend, Str
 }
 
 /// Hold a transport's queues and its control side.
-type Transport = (Vec<Box<dyn Served + Send>>, Box<dyn Control>);
+type Transport = (Vec<Box<dyn lane::Served + Send>>, Box<dyn Control>);
 
-fn boxed<Q: Queue + Send + 'static>(queues: Vec<Q>) -> Vec<Box<dyn Served + Send>> {
+fn boxed<Q: Queue + Send + 'static>(queues: Vec<Q>) -> Vec<Box<dyn lane::Served + Send>> {
     queues
         .into_iter()
-        .map(|queue| -> Box<dyn Served + Send> { Box::new(queue) })
+        .map(|queue| -> Box<dyn lane::Served + Send> { Box::new(queue) })
         .collect()
 }
 

@@ -1,7 +1,7 @@
 //! `dpfs check`: whether this machine can do what a configuration asks for, without changing anything.
 //!
-//! Each probe asks the same of the system as a start would, as far as that leaves no trace: nothing is created, bound,
-//! mounted or connected to.
+//! Each probe asks the same of the system as a start would, as far as that leaves no trace: nothing is created, bound
+//! or mounted, and servers are asked for nothing that changes them.
 
 use core::fmt;
 use std::ffi::CString;
@@ -17,8 +17,12 @@ use std::vec::Vec;
 
 use super::budget::Budget;
 use super::config::units::rough_size;
-use super::config::{Backend, Config, Device, Hal, Kv, Local, Nfs, Sandbox};
+use super::config::{
+    Backend, Config, Device, Embedded, Hal, Kv, KvEngine, Local, Nfs, Sandbox, Valkey,
+};
+use super::open::valkey_config;
 use super::stats::{Snapshot, State};
+use crate::backend::kv::valkey::server::Server;
 use crate::sys::sandbox::{Limit, limit, space, unshare};
 use crate::sys::{access, affinity, creds, device, identity};
 use crate::wire::errno::Errno;
@@ -72,8 +76,11 @@ pub fn all(config: &Config) -> Vec<Finding> {
                 note(name("path"), directory(local));
                 note(name("io_uring"), io_uring(device));
             }
-            Backend::Kv(kv) => note(name("path"), store(kv)),
-            Backend::Nfs(nfs) => note(name("server"), server(nfs)),
+            Backend::Kv(kv) => match &kv.engine {
+                KvEngine::Embedded(embedded) => note(name("path"), store(embedded)),
+                KvEngine::Valkey(valkey) => note(name("server"), valkey_server(kv, valkey)),
+            },
+            Backend::Nfs(nfs) => note(name("server"), nfs_server(nfs)),
         }
     }
     findings
@@ -186,7 +193,7 @@ fn users_name_spaces() -> Result<String, String> {
 }
 
 /// Look the server up. Whether it gives the export shows when it is asked, at the start.
-fn server(nfs: &Nfs) -> Result<String, String> {
+fn nfs_server(nfs: &Nfs) -> Result<String, String> {
     let found = (nfs.server.as_str(), nfs.port).to_socket_addrs();
     let found = found
         .map_err(|error| format!("{}: {error}", nfs.server))?
@@ -197,9 +204,15 @@ fn server(nfs: &Nfs) -> Result<String, String> {
     }
 }
 
+/// Ask a server who it is and whether the volume is there.
+fn valkey_server(kv: &Kv, valkey: &Valkey) -> Result<String, String> {
+    let found = Server::look(&valkey_config(kv, valkey));
+    found.map_err(|error| format!("{}: {error}", valkey.place))
+}
+
 /// Look whether a store is there, or can be made. Opening it would lock it.
-fn store(kv: &Kv) -> Result<String, String> {
-    let Some(path) = &kv.path else {
+fn store(embedded: &Embedded) -> Result<String, String> {
+    let Some(path) = &embedded.path else {
         return Ok("in memory, gone with the daemon".into());
     };
     match fs::metadata(path) {

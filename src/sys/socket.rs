@@ -1,5 +1,6 @@
 //! Sockets: sending without waiting, and unix stream sockets that carry descriptors.
 
+use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
 use super::fd::Fd;
@@ -206,11 +207,26 @@ pub fn peer_pid(fd: i32) -> Result<u32> {
     Ok(peer.pid as u32)
 }
 
-/// Tell whether somebody listens on the unix socket at `path`.
+/// Connect to the unix socket of a name in the folder `dir`, wherever the process's root is by now, without waiting.
+///
+/// The process goes into the folder and stays there: nobody may rely on its working directory. A path of
+/// `/proc/self/fd` would do without, but not in a root without `/proc`.
 ///
 /// # Errors
-/// As connect(2), apart from the refusal that says no.
-pub fn is_listening(path: &[u8]) -> Result<bool> {
+/// As fchdir(2) and connect(2); `EAGAIN` when too many wait at its other end.
+pub fn connect_in(dir: i32, name: &CStr) -> Result<Fd> {
+    /// Between the two calls no other thread may go elsewhere.
+    static ONE: spin::Mutex<()> = spin::Mutex::new(());
+    let address = unix_address(name.to_bytes())?;
+    let socket = unix_stream()?;
+    let _one = ONE.lock();
+    // SAFETY: plain call on a descriptor number.
+    check(unsafe { libc::fchdir(dir) })?;
+    connect_unix(&socket, &address)?;
+    Ok(socket)
+}
+
+fn unix_address(path: &[u8]) -> Result<libc::sockaddr_un> {
     // SAFETY: all zero is an empty address.
     let mut address: libc::sockaddr_un = unsafe { core::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as _;
@@ -220,15 +236,32 @@ pub fn is_listening(path: &[u8]) -> Result<bool> {
     for (to, &from) in address.sun_path.iter_mut().zip(path) {
         *to = from as _;
     }
+    Ok(address)
+}
+
+fn unix_stream() -> Result<Fd> {
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: plain call; the descriptor is new and ours.
-    let socket = unsafe { Fd::from_raw(check(libc::socket(libc::AF_UNIX, kind, 0))?) };
+    Ok(unsafe { Fd::from_raw(check(libc::socket(libc::AF_UNIX, kind, 0))?) })
+}
+
+fn connect_unix(socket: &Fd, address: &libc::sockaddr_un) -> Result<()> {
     let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
     // SAFETY: the kernel reads one address, which ends in a zero.
-    let result = check(unsafe { libc::connect(socket.raw(), (&raw const address).cast(), length) });
-    match result {
+    check(unsafe { libc::connect(socket.raw(), (&raw const *address).cast(), length) })?;
+    Ok(())
+}
+
+/// Tell whether somebody listens on the unix socket at `path`.
+///
+/// # Errors
+/// As connect(2), apart from the refusal that says no.
+pub fn is_listening(path: &[u8]) -> Result<bool> {
+    let address = unix_address(path)?;
+    let socket = unix_stream()?;
+    match connect_unix(&socket, &address) {
         // A full queue of connections has somebody at its other end.
-        Ok(_) | Err(Errno::EAGAIN) => Ok(true),
+        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
         Err(error) if error.get() == libc::ECONNREFUSED => Ok(false),
         Err(error) => Err(error),
     }

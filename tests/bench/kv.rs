@@ -17,7 +17,7 @@ const NAMES: u64 = 100_000;
 
 impl Bench {
     /// Serve a batch until all of it is answered; gives the first bytes of the last reply's body.
-    fn serve(&mut self, chains: &[Vec<Buffer>]) {
+    pub(super) fn serve(&mut self, chains: &[Vec<Buffer>]) {
         for chain in chains {
             self.driver
                 .add(chain)
@@ -34,7 +34,14 @@ impl Bench {
         }
     }
 
-    fn named(&self, slot: u64, opcode: Opcode, args: &[u8], name: &str, room: u32) -> Vec<Buffer> {
+    pub(super) fn named(
+        &self,
+        slot: u64,
+        opcode: Opcode,
+        args: &[u8],
+        name: &str,
+        room: u32,
+    ) -> Vec<Buffer> {
         let place = BUFFERS + slot * STRIDE;
         let bytes = [args, name.as_bytes(), b"\0"].concat();
         let mut tail = [0; 64];
@@ -61,7 +68,7 @@ impl Bench {
         }
     }
 
-    fn created(&self, slot: u64) -> EntryOut {
+    pub(super) fn created(&self, slot: u64) -> EntryOut {
         let mut bytes = [0; size_of::<EntryOut>()];
         let at = (BUFFERS + slot * STRIDE + 2064) as usize;
         // SAFETY: the reply is in the bench's own memory.
@@ -73,7 +80,7 @@ impl Bench {
         EntryOut::read_from_bytes(&bytes).expect("as long as an entry")
     }
 
-    fn content(&self, slot: u64, opcode: Opcode, offset: u64) -> Vec<Buffer> {
+    pub(super) fn content(&self, slot: u64, opcode: Opcode, offset: u64) -> Vec<Buffer> {
         let place = BUFFERS + slot * STRIDE;
         let (reply, page) = (place + 2048, place + PAGE);
         if opcode == Opcode::READ {

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench path                         requests per second, and where the time goes
 //! DPFS_BENCH_ONLY=kv cargo bench --bench path      the same path to the embedded key-value engine
+//! DPFS_BENCH_ONLY=valkey cargo bench --bench path  and to a Valkey server of its own, beside a bare client
 //! tests/bench/instructions                         instructions per request, by callgrind
 //! ```
 //!
@@ -10,7 +11,11 @@
 //! device's part is [`serve`], which callgrind singles out; the time printed is of both parts.
 
 mod kv;
+#[expect(dead_code, reason = "the engine's own tests use all of it")]
+#[path = "../valkey/server.rs"]
+mod server;
 mod stages;
+mod valkey;
 
 use std::time::Instant as Clock;
 
@@ -257,6 +262,10 @@ fn main() {
     }
     if only.is_empty() || only == "kv" {
         kv::run(batches / 20);
+    }
+    // Takes a server, so it is asked for.
+    if only == "valkey" {
+        valkey::run();
     }
     if !only.is_empty() {
         return;

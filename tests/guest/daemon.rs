@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dpfs::backend::kv::valkey::server::Place;
 use tempfile::TempDir;
 
 use crate::nfs::{EXPORT, Ganesha};
@@ -19,6 +20,8 @@ pub struct Daemon {
     socket: &'static str,
     /// There until the daemon is started anew.
     folder: Option<TempDir>,
+    /// The backend's table.
+    backend: String,
 }
 
 /// Wait until `condition` holds.
@@ -106,6 +109,16 @@ impl Daemon {
         Self::start(folder, queues, &backend, "{}")
     }
 
+    /// Serve a volume of a Valkey or Redis server; `options` are further keys.
+    pub fn valkey(server: &Place, options: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let address = server.to_string();
+        let backend = format!(
+            "{{ kind = \"kv\", engine = \"valkey\", address = {address:?}, volume = \"v\"{options} }}"
+        );
+        Self::start(folder, 1, &backend, "{}")
+    }
+
     /// Kill the daemon and start another one on the same store.
     pub fn killed_and_restarted(mut self) -> Self {
         self.child.kill().expect("our own child");
@@ -113,8 +126,7 @@ impl Daemon {
         let folder = self.folder.take().expect("a folder");
         // The socket of a daemon that was killed stays.
         let _ = fs::remove_file(folder.path().join("run/sock"));
-        let backend = Self::embedded_backend(&folder, "");
-        Self::start(folder, 1, &backend, "{}")
+        Self::start(folder, 1, &self.backend, "{}")
     }
 
     fn folder(&self) -> &Path {
@@ -157,6 +169,7 @@ impl Daemon {
             child,
             socket,
             folder: Some(folder),
+            backend: backend.into(),
         };
         wait_for("dpfs listens", 30, || daemon.socket().exists());
         daemon

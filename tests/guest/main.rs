@@ -6,8 +6,12 @@ mod boot;
 mod daemon;
 #[path = "../nfs/server.rs"]
 mod nfs;
+#[expect(dead_code, reason = "the engine's own tests use all of it")]
+#[path = "../valkey/server.rs"]
+mod server;
 #[cfg(feature = "snap")]
 mod snap;
+mod valkey;
 
 use std::time::Duration;
 

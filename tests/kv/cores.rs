@@ -72,9 +72,12 @@ fn names_stay_whole_whatever_two_cores_do_at_once() {
             depth: 32,
             ..Setup::default()
         };
-        let mut one = Bed::with(core(store, volume, Faults::default()), setup);
+        let mut one = Bed::with(
+            core(store.attach().unwrap(), volume, Faults::default()),
+            setup,
+        );
         one.init();
-        let mut two = one.sibling(core(store, volume, Faults::default()), 32);
+        let mut two = one.sibling(core(store.attach().unwrap(), volume, Faults::default()), 32);
         let mut random = Random(seed);
         let mut dirs = vec![ROOT];
         for name in ["left", "right"] {

@@ -1,4 +1,4 @@
-//! A host on a volume in memory, and an engine under it that counts, refuses and dies.
+//! A host on a volume of any engine, and an engine before that which counts, refuses and dies.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -36,12 +36,12 @@ pub struct Faults {
 }
 
 /// An engine with faults before it.
-pub struct Faulty {
-    inner: Embedded,
+pub struct Faulty<E> {
+    inner: E,
     pub faults: Faults,
 }
 
-impl Engine for Faulty {
+impl<E: Engine> Engine for Faulty<E> {
     fn submit(
         &mut self,
         token: Token,
@@ -90,20 +90,20 @@ pub fn store() -> &'static Store {
 }
 
 /// Make a core of a volume.
-pub fn core(store: &'static Store, volume: &'static TreeVolume, faults: Faults) -> Tree<Faulty> {
-    let engine = Faulty {
-        inner: store.attach().unwrap(),
-        faults,
-    };
-    let arena = map::reserve(Tree::<Faulty>::footprint(32)).unwrap();
+pub fn core<E: Engine>(inner: E, volume: &'static TreeVolume, faults: Faults) -> Tree<Faulty<E>> {
+    let engine = Faulty { inner, faults };
+    let arena = map::reserve(Tree::<Faulty<E>>::footprint(32)).unwrap();
     Tree::new(&arena, volume, engine, 32).unwrap()
 }
 
 /// A mounted volume.
-pub struct Host {
-    pub bed: Bed<Tree<Faulty>>,
+pub struct Host<E = Embedded> {
+    pub bed: Bed<Tree<Faulty<E>>>,
     pub faults: Faults,
 }
+
+/// Time that an answer may take: a server may be away for a while.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn value<T: FromBytes + Immutable + KnownLayout>(answer: &Answer) -> Result<T> {
     match answer.error() {
@@ -122,11 +122,17 @@ impl Host {
     }
 
     pub fn on(store: &'static Store) -> Self {
+        Self::over(store.attach().unwrap())
+    }
+}
+
+impl<E: Engine + 'static> Host<E> {
+    pub fn over(engine: E) -> Self {
         let arena = map::reserve(TreeVolume::footprint(10_000)).unwrap();
         let ttl = Duration::ZERO;
         let volume = TreeVolume::new(&arena, 10_000, 7, ttl, 4096, false).unwrap();
         let faults = Faults::default();
-        let tree = core(store, volume, faults.clone());
+        let tree = core(engine, volume, faults.clone());
         let setup = Setup {
             volume,
             depth: 32,
@@ -148,7 +154,8 @@ impl Host {
     /// Send a request; `None` when the daemon is dead before it answers.
     pub fn call(&mut self, message: &Message) -> Option<Answer> {
         let ticket: Ticket = self.bed.send(message);
-        for _ in 0..2000 {
+        let started = std::time::Instant::now();
+        while started.elapsed() < PATIENCE {
             if let Some(answer) = self.bed.answer(ticket) {
                 return Some(answer);
             }
@@ -327,6 +334,11 @@ impl Host {
             .room(size as usize);
         let answer = self.ask(&message)?;
         unit(&answer).map(|()| answer.body().to_vec())
+    }
+
+    pub fn fsync(&mut self, node: u64) -> Result<()> {
+        let message = self.message(Opcode::FSYNC, node).arg(&FsyncIn::default());
+        unit(&self.ask(&message)?)
     }
 
     pub fn fallocate(&mut self, node: u64, offset: u64, length: u64, mode: u32) -> Result<()> {

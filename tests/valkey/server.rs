@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use dpfs::backend::kv::valkey::server::Place;
 use dpfs::wire::resp::{Encoder, Item, Reader};
 use tempfile::TempDir;
 
@@ -30,8 +31,9 @@ fn cache() -> &'static Path {
 /// Run a server until dropped.
 pub struct Server {
     process: Child,
+    command: Command,
     port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Server {
@@ -45,33 +47,73 @@ impl Server {
         // The port is free for a moment, and somebody else may take it.
         for _ in 0..10 {
             let port = free_port();
-            let mut process = Command::new(&program)
+            let mut command = Command::new(&program);
+            command
                 .current_dir(dir.path())
                 .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-                .args(["--port", &port.to_string()])
+                .args(["--unixsocket", "sock", "--port", &port.to_string()])
                 .args(arguments)
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap();
+                .stdout(Stdio::null());
+            let mut process = command.spawn().unwrap();
             if listens(&mut process, port) {
-                let _dir = dir;
                 return Self {
                     process,
+                    command,
                     port,
-                    _dir,
+                    dir,
                 };
             }
         }
         panic!("{kind} does not listen");
     }
 
+    /// Give where it listens.
+    pub fn place(&self) -> Place {
+        Place::Tcp("127.0.0.1".into(), self.port)
+    }
+
+    /// Give its unix socket.
+    pub fn socket(&self) -> Place {
+        Place::Unix(self.dir.path().join("sock"))
+    }
+
+    /// Give its folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Kill it.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Send it a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Start it again where it was, after a [`Self::kill`].
+    pub fn start_again(&mut self) {
+        self.process = self.command.spawn().unwrap();
+        assert!(listens(&mut self.process, self.port), "it does not listen");
+    }
+
     /// Connect to it, in RESP3.
     pub fn connect(&self) -> Connection {
+        self.connect_with(&[])
+    }
+
+    /// As [`Self::connect`], with further words of the greeting.
+    pub fn connect_with(&self, words: &[&[u8]]) -> Connection {
         let mut connection = Connection {
             stream: TcpStream::connect(("127.0.0.1", self.port)).unwrap(),
             came: Vec::new(),
         };
-        connection.ask(&[b"HELLO", b"3"]);
+        let greeting: [&[u8]; 2] = [b"HELLO", b"3"];
+        connection.ask(&[&greeting, words].concat());
         connection
     }
 }
@@ -167,7 +209,9 @@ fn whole(reader: &mut Reader<'_>) -> Option<Reply> {
         Item::Error(text) => Reply::Error(text.into()),
         Item::Integer(number) => Reply::Integer(number),
         Item::Null => Reply::Null,
-        Item::Bulk(len) => Reply::Bytes(reader.body(len).expect("RESP3")?.into()),
+        Item::Bulk(len) | Item::Text { len, .. } => {
+            Reply::Bytes(reader.body(len).expect("RESP3")?.into())
+        }
         Item::Array(count) => Reply::Elements(elements(count, reader)?),
         Item::Map(count) => Reply::Elements(elements(2 * count, reader)?),
         other => panic!("not expected: {other:?}"),

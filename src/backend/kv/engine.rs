@@ -244,8 +244,8 @@ pub enum List {
     Xattrs(u64),
     /// Orphans: `at` is the inode number, the value that of [`Key::Orphan`].
     Orphans,
-    /// Inodes, for fsck: `at` is the number, the value the record. In the order of numbers, or of the engine's own
-    /// cursor when `at` is that instead; then the inode's number is taken from the value.
+    /// Inodes, for fsck: `at` is the number, the value the record. Or `at` is the engine's own cursor, and `name` the
+    /// number in 8 bytes, big-endian; then one may come twice.
     Inodes,
     /// Names of a directory, for fsck: values of [`Key::Name`], with `name` set.
     Names(u64),
@@ -358,6 +358,26 @@ pub enum Op<'a> {
     Sync,
     /// Tell how full the store is: [`Done::Usage`].
     Usage,
+}
+
+impl Op<'_> {
+    /// Tell whether an operation adds content or names without taking any away.
+    pub fn grows(&self) -> bool {
+        match self {
+            Op::Write { .. } => true,
+            Op::Transact { writes, .. } => {
+                let adds = |write: &Write<'_>| {
+                    matches!(
+                        write,
+                        Write::Put(Key::Name(..) | Key::Xattr(..) | Key::Target(_), _)
+                    )
+                };
+                let removes = |write: &Write<'_>| matches!(write, Write::Delete(_));
+                writes.iter().any(adds) && !writes.iter().any(removes)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Lend what a Get or Scan found.

@@ -140,7 +140,13 @@ impl<E: Engine> Fsck<'_, E> {
     }
 
     fn inodes(&mut self) -> Result<(), Failure> {
-        for (at, _, value) in self.list(List::Inodes)? {
+        for (at, number, value) in self.list(List::Inodes)? {
+            let at = number
+                .first_chunk()
+                .map_or(at, |ino| u64::from_be_bytes(*ino));
+            if self.seen.contains_key(&at) {
+                continue;
+            }
             self.report.inodes += 1;
             let Some(inode) = Inode::parse(&value).filter(|inode| inode.ino == at) else {
                 self.damaged(format!("inode {at}: not readable; removed"));

@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use super::daemon::{absolute, or};
 use super::document::{Field, Section};
-use super::{Backend, Cache, Device, Hal, Kv, Limits, Local, nfs};
+use super::{Backend, Cache, Device, Hal, Limits, Local, kv, nfs};
 use crate::backend::local;
 use crate::board;
 use crate::wire::open_flags::ClientArch;
@@ -56,15 +56,7 @@ enum BackendKind {
     Nfs,
 }
 
-/// Engines of the `kv` backend.
-const ENGINES: [(&str, ()); 1] = [("embedded", ())];
-
-/// Layouts of the `kv` backend.
-const LAYOUTS: [(&str, ()); 1] = [("tree", ())];
-
-/// Path of a store that is in memory alone.
-const IN_MEMORY: &str = ":memory:";
-
+/// What the host may keep, by name.
 pub(super) const CACHES: [(&str, Cache); 3] = [
     ("none", Cache::None),
     ("auto", Cache::Auto),
@@ -234,54 +226,9 @@ fn backend(field: &Field) -> Option<Backend> {
             Some(Backend::Null { file_size })
         }
         BackendKind::Local => local(&section).map(Backend::Local),
-        BackendKind::Kv => kv(&section).map(Backend::Kv),
+        BackendKind::Kv => kv::read(&section).map(Backend::Kv),
         BackendKind::Nfs => nfs::read(&section).map(Backend::Nfs),
     }
-}
-
-fn kv(section: &Section) -> Option<Kv> {
-    section.only(&[
-        "kind",
-        "engine",
-        "path",
-        "layout",
-        "chunk",
-        "memory",
-        "read_only",
-    ]);
-    let engine = section
-        .need("engine", "\"embedded\"")
-        .and_then(|field| field.choice(&ENGINES));
-    let layout = or(section.get("layout"), (), |field| field.choice(&LAYOUTS));
-    let allowed = "an absolute path of a file, or \":memory:\"";
-    let path = section.need("path", allowed).and_then(|field| {
-        let good = |path: &str| {
-            path == IN_MEMORY
-                || (path.starts_with('/') && !path.ends_with('/') && !path.contains('\0'))
-        };
-        field.text(allowed, good).map(|path| path.to_string())
-    });
-    let chunk = or(section.get("chunk"), 64 << 10, |field| {
-        let allowed = "a power of two from 4KiB to 1MiB";
-        let size = field.size(4 << 10..=1 << 20)?;
-        if !size.is_power_of_two() {
-            return field.refuse(allowed);
-        }
-        Some(size)
-    });
-    let memory = or(section.get("memory"), 256 << 20, |field| {
-        field.size(1 << 20..=1 << 40)
-    });
-    let read_only = or(section.get("read_only"), false, Field::flag);
-    engine?;
-    layout?;
-    let path = path?;
-    Some(Kv {
-        path: (path != IN_MEMORY).then(|| path.into()),
-        chunk: chunk? as u32,
-        memory: memory?,
-        read_only: read_only?,
-    })
 }
 
 fn local(section: &Section) -> Option<Local> {
@@ -560,39 +507,6 @@ mod tests {
             &format!("client_arch = \"{other}\""),
         ]);
         assert!(error.contains("device[0].client_arch: "), "{error}");
-    }
-
-    #[test]
-    fn a_store_is_a_file_or_memory_and_its_engine_is_named() {
-        let with = |more: &str| {
-            let backend = format!("backend = {{ kind = \"kv\", {more} }}");
-            problem(&["tag = \"a\"", HAL, &backend])
-        };
-        assert_eq!(with("engine = \"embedded\", path = \":memory:\""), "");
-        assert_eq!(
-            with("engine = \"embedded\", path = \"/s\", layout = \"tree\", chunk = \"4KiB\""),
-            ""
-        );
-        for (line, wanted) in [
-            ("path = \"/s\"", "engine: missing; allowed: \"embedded\""),
-            ("engine = \"redis\", path = \"/s\"", "allowed: \"embedded\""),
-            (
-                "engine = \"embedded\"",
-                "path: missing; allowed: an absolute path",
-            ),
-            ("engine = \"embedded\", path = \"s\"", "or \":memory:\""),
-            (
-                "engine = \"embedded\", path = \"/s\", chunk = \"5KiB\"",
-                "a power of two from 4KiB to 1MiB",
-            ),
-            (
-                "engine = \"embedded\", path = \"/s\", layout = \"round\"",
-                "allowed: \"tree\"",
-            ),
-        ] {
-            let error = with(line);
-            assert!(error.contains(wanted), "{line}: {error}");
-        }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod daemon;
 mod device;
 mod document;
+mod kv;
 mod nfs;
 mod problem;
 pub mod units;
@@ -28,6 +29,8 @@ pub use self::nfs::Nfs;
 use self::problem::Problems;
 pub use self::problem::{ConfigError, Problem};
 use super::Polling;
+pub use crate::backend::kv::valkey::request::Durability;
+pub use crate::backend::kv::valkey::server::Place;
 use crate::log::Level;
 use crate::wire::open_flags::ClientArch;
 
@@ -170,7 +173,8 @@ impl Backend {
     /// Tell whether it makes connections while it serves.
     pub const fn connects(&self) -> bool {
         match self {
-            Self::Null { .. } | Self::Local(_) | Self::Kv(_) => false,
+            Self::Null { .. } | Self::Local(_) => false,
+            Self::Kv(kv) => matches!(kv.engine, KvEngine::Valkey(_)),
             Self::Nfs(_) => true,
         }
     }
@@ -179,14 +183,49 @@ impl Backend {
 /// Configure the `kv` backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kv {
-    /// The file of the embedded engine; `None` for a store in memory (`":memory:"`).
-    pub path: Option<PathBuf>,
+    /// What keeps records and chunks.
+    pub engine: KvEngine,
     /// Size of the chunks of a new store in bytes. Default: 64 KiB.
     pub chunk: u32,
-    /// Memory for cached pages in bytes. Default: 256 MiB.
-    pub memory: u64,
     /// Refuse every change with `EROFS`. Default: false.
     pub read_only: bool,
+}
+
+/// Choose the engine of the `kv` backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KvEngine {
+    /// A store of this machine.
+    Embedded(Embedded),
+    /// A volume on a Valkey or Redis server.
+    Valkey(Valkey),
+}
+
+/// Configure the `embedded` engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Embedded {
+    /// The file; `None` for a store in memory (`":memory:"`).
+    pub path: Option<PathBuf>,
+    /// Memory for cached pages in bytes. Default: 256 MiB.
+    pub memory: u64,
+}
+
+/// Configure the `valkey` engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Valkey {
+    /// Where the server listens.
+    pub place: Place,
+    /// Who asks. Default: the server's default user.
+    pub user: Option<String>,
+    /// File with the password. Default: none is asked for.
+    pub password_file: Option<PathBuf>,
+    /// Name of the volume.
+    pub volume: String,
+    /// What the host may keep. Default: auto.
+    pub cache: Cache,
+    /// Time in nanoseconds without any answer after which requests fail. Default: 60 s.
+    pub timeout: u64,
+    /// What FSYNC and SYNCFS wait for. Default: nothing.
+    pub durability: Option<Durability>,
 }
 
 /// Configure the `local` backend.

@@ -9,7 +9,7 @@ use seccompiler::{
 };
 
 use super::{SandboxError, calls};
-use crate::runtime::config::{Backend, Config, Hal};
+use crate::runtime::config::{Backend, Config, Hal, Kv, KvEngine};
 
 #[cfg(target_arch = "x86_64")]
 const ARCH: TargetArch = TargetArch::x86_64;
@@ -91,7 +91,11 @@ fn allowed(config: &Config) -> Result<Rules, seccompiler::BackendError> {
                 add(calls::LOCAL);
                 local = true;
             }
-            Backend::Kv(_) => add(calls::EMBEDDED),
+            Backend::Kv(Kv {
+                engine: KvEngine::Embedded(_),
+                ..
+            }) => add(calls::EMBEDDED),
+            Backend::Kv(_) => {}
         }
         if device.backend.connects() {
             add(calls::NETWORK);
@@ -177,6 +181,19 @@ mod tests {
         ] {
             assert!(!local.contains_key(&call), "{call}");
         }
+    }
+
+    #[test]
+    fn only_who_connects_may_connect() {
+        let valkey = "hal = { kind = \"fuse\", mountpoint = \"/m\" }\n\
+            backend = { kind = \"kv\", engine = \"valkey\", address = \"h:1\", volume = \"v\" }";
+        let rules = allowed(&config(valkey)).unwrap();
+        for call in [libc::SYS_connect, libc::SYS_sendmsg, libc::SYS_recvmsg] {
+            assert!(rules.contains_key(&call), "{call}");
+        }
+        assert_eq!(rules[&libc::SYS_socket].len(), 1, "streams alone");
+        let null = allowed(&config(NULL)).unwrap();
+        assert!(!null.contains_key(&libc::SYS_socket) && !null.contains_key(&libc::SYS_connect));
     }
 
     #[test]

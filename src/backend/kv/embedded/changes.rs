@@ -5,6 +5,7 @@ use std::vec::Vec;
 
 use redb::{ReadableTable, StorageError, Table};
 
+use super::super::chunk::pieces;
 use super::super::engine::{Check, Done, Expect, KEY_MAX, Key, Patch, Write, kind};
 use super::{STEP, Stored};
 use crate::mem::{Segment, gather};
@@ -175,37 +176,6 @@ pub(super) fn reserve(records: &mut Records<'_>, count: u32) -> Stored<Done> {
     new[16..].copy_from_slice(&(first + u64::from(count)).to_le_bytes());
     records.insert(&key[..], &new[..])?;
     Ok(Done::First(first))
-}
-
-/// A part of a range of bytes that lies in one chunk.
-pub(super) struct Piece {
-    pub(super) index: u32,
-    /// First byte in the chunk.
-    pub(super) inside: usize,
-    /// First byte in the range.
-    pub(super) at: usize,
-    pub(super) count: usize,
-}
-
-/// Cut a range of bytes into chunks.
-pub(super) fn pieces(bytes: Range<u64>, chunk: u32) -> impl Iterator<Item = Piece> {
-    let chunk = u64::from(chunk);
-    let mut at = bytes.start;
-    ::core::iter::from_fn(move || {
-        if at >= bytes.end {
-            return None;
-        }
-        let inside = at % chunk;
-        let count = (chunk - inside).min(bytes.end - at);
-        let piece = Piece {
-            index: (at / chunk) as u32,
-            inside: inside as usize,
-            at: (at - bytes.start) as usize,
-            count: count as usize,
-        };
-        at += count;
-        Some(piece)
-    })
 }
 
 /// Write bytes over the content that is there.

@@ -124,7 +124,7 @@ impl Embedded {
     /// Run an operation that changes something, in the write transaction. A failed check changes nothing.
     fn change(&mut self, token: Token, op: &Op<'_>, client: &dyn Client) -> Result<Done, Failure> {
         let writer = self.writer.as_ref().ok_or(Failure::Broken)?;
-        if self.full && grows(op) && !self.store.spend(op) {
+        if self.full && op.grows() && !self.store.spend(op) {
             return Err(Failure::Full);
         }
         let mut freed = 0;
@@ -222,23 +222,6 @@ impl Embedded {
             free,
             inodes: 0,
         }
-    }
-}
-
-/// Tell whether an operation adds content or names without taking any away.
-fn grows(op: &Op<'_>) -> bool {
-    match op {
-        Op::Write { .. } => true,
-        Op::Transact { writes, .. } => {
-            let adds = |write: &Write<'_>| {
-                matches!(
-                    write,
-                    Write::Put(Key::Name(..) | Key::Xattr(..) | Key::Target(_), _)
-                )
-            };
-            writes.iter().any(adds) && !writes.iter().any(|write| matches!(write, Write::Delete(_)))
-        }
-        _ => false,
     }
 }
 

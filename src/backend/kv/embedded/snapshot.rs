@@ -4,12 +4,11 @@ use ::core::ops::Range;
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase, StorageError};
 
+use super::super::chunk::{pieces, zero};
 use super::super::engine::{Client, Done, Key, List, Record, Token, kind};
-use super::changes::{encoded, pieces, split};
+use super::changes::{encoded, split};
 use super::{CHUNKS, RECORDS, STEP, Stored};
 use crate::mem::fill;
-
-const ZEROS: [u8; 4096] = [0; 4096];
 
 /// Hold one commit to read from.
 pub(super) struct Snapshot {
@@ -83,12 +82,7 @@ impl Snapshot {
             let bytes = bytes.get(piece.inside..end).unwrap_or(&[]);
             let buffers = client.buffers(token);
             let _ = fill(buffers, piece.at, bytes);
-            let mut done = bytes.len();
-            while done < piece.count {
-                let zeros = &ZEROS[..(piece.count - done).min(ZEROS.len())];
-                let _ = fill(buffers, piece.at + done, zeros);
-                done += zeros.len();
-            }
+            zero(buffers, piece.at + bytes.len()..piece.at + piece.count);
         }
         give(token, 0, false, inode.value(), client);
         Ok(Done::Done)

@@ -1,0 +1,271 @@
+//! The connection to a server: made, lost, and made again after a while.
+
+use core::ffi::CStr;
+use core::fmt;
+use core::net::SocketAddr;
+
+use super::super::engine::Client;
+use super::pipeline::{Lost, Pipeline};
+use crate::sys::epoll::Epoll;
+use crate::sys::fd::Fd;
+use crate::sys::tcp::{self, Pieces};
+use crate::sys::time::Instant;
+use crate::sys::{self, socket};
+use crate::wire::errno::Errno;
+
+/// First and last wait before a connection is tried again, in nanoseconds.
+const BACKOFF: (u64, u64) = (10_000_000, 1_000_000_000);
+/// Longest time in nanoseconds that making a connection may take.
+const CONNECTING: u64 = 5_000_000_000;
+/// Most bytes of what a server says that are kept.
+const TEXT: usize = 160;
+
+/// Say where a server is.
+#[derive(Debug)]
+pub enum Address {
+    /// At a TCP port.
+    Tcp(SocketAddr),
+    /// At a unix socket, in a folder that is open: its path may be out of reach later.
+    Unix {
+        /// The folder.
+        dir: Fd,
+        /// Name in it.
+        name: &'static CStr,
+    },
+}
+
+/// What a server said, cut to what is kept.
+pub type Text = heapless::String<TEXT>;
+
+/// Say why a server is not used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// There is no connection.
+    Connection(Errno),
+    /// The server ended the connection.
+    Ended,
+    /// The server does not answer.
+    Silent,
+    /// What came is no reply.
+    Malformed,
+    /// The server cannot answer now.
+    Later,
+    /// The server refused, in its own words.
+    Refused(Text),
+    /// A cluster.
+    Cluster,
+    /// A replica, which takes no changes.
+    Replica,
+    /// The volume is not there, or is another.
+    Gone,
+    /// Without memory the server would throw records away.
+    Evicts,
+}
+
+impl Trouble {
+    /// Keep what a server said.
+    pub fn refused(text: &[u8]) -> Self {
+        let mut kept = Text::new();
+        for byte in text.iter().take(TEXT) {
+            let shown = match byte {
+                b' '..=b'~' => char::from(*byte),
+                _ => '?',
+            };
+            let _ = kept.push(shown);
+        }
+        Self::Refused(kept)
+    }
+
+    /// Tell whether it may pass without anybody doing anything.
+    pub const fn passes(&self) -> bool {
+        !matches!(
+            self,
+            Self::Refused(_) | Self::Cluster | Self::Malformed | Self::Gone | Self::Evicts
+        )
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connection(error) => write!(out, "no connection: {error}"),
+            Self::Ended => write!(out, "the server ended the connection"),
+            Self::Silent => write!(out, "the server does not answer"),
+            Self::Malformed => write!(out, "what came is no reply of Valkey or Redis (RESP3)"),
+            Self::Later => write!(out, "the server cannot answer now"),
+            Self::Refused(text) => write!(out, "the server answers: {text}"),
+            Self::Cluster => write!(
+                out,
+                "the server is part of a cluster; allowed: a single server, or a primary with replicas"
+            ),
+            Self::Replica => write!(out, "the server is a replica; allowed: a primary"),
+            Self::Evicts => write!(
+                out,
+                "the server throws keys away when its memory is full; allowed: maxmemory 0, or maxmemory-policy noeviction"
+            ),
+            Self::Gone => write!(
+                out,
+                "the server has lost the volume, or has another of its name: what was served is gone"
+            ),
+        }
+    }
+}
+
+impl From<Lost> for Trouble {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Malformed => Self::Malformed,
+            Lost::Later => Self::Later,
+        }
+    }
+}
+
+/// Say how a connection stands.
+enum State {
+    /// There is none, until then.
+    Down(Instant),
+    /// It is being made, since then.
+    Connecting(Fd, Instant),
+    /// It stands.
+    Up(Fd),
+}
+
+/// Hold a connection.
+pub struct Link {
+    address: &'static Address,
+    state: State,
+    backoff: u64,
+    epoll: Epoll,
+    /// When something came last, or the connection was made.
+    heard: Instant,
+    /// When it was last looked whether something has come.
+    looked: Instant,
+}
+
+impl Link {
+    pub fn new(address: &'static Address) -> sys::Result<Self> {
+        Ok(Self {
+            address,
+            state: State::Down(Instant(0)),
+            backoff: BACKOFF.0,
+            epoll: Epoll::new()?,
+            heard: Instant(0),
+            looked: Instant(0),
+        })
+    }
+
+    /// Give a descriptor that becomes readable when something comes, whichever connection that is.
+    pub fn bell(&self) -> i32 {
+        self.epoll.raw()
+    }
+
+    pub const fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
+    pub const fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    pub const fn looked(&self) -> Instant {
+        self.looked
+    }
+
+    /// Say when [`Self::connect`] has something to do; nothing when the connection stands.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        match self.state {
+            State::Down(until) => Some(until),
+            State::Connecting(..) => Some(now.after(1_000_000)),
+            State::Up(_) => None,
+        }
+    }
+
+    /// Go on making a connection. True when it stands from now on.
+    pub fn connect(&mut self, now: Instant) -> Result<bool, Trouble> {
+        match &self.state {
+            State::Up(_) => Ok(false),
+            State::Down(until) if now < *until => Ok(false),
+            State::Down(_) => {
+                let fd = match self.address {
+                    Address::Tcp(address) => tcp::connect(address, false),
+                    Address::Unix { dir, name } => socket::connect_in(dir.raw(), name),
+                };
+                let fd = fd.map_err(Trouble::Connection)?;
+                self.state = State::Connecting(fd, now);
+                Ok(false)
+            }
+            State::Connecting(fd, since) => match tcp::connected(fd.raw()) {
+                Ok(true) => {
+                    self.epoll.add(fd.raw(), 0).map_err(Trouble::Connection)?;
+                    self.heard = now;
+                    self.state = match core::mem::replace(&mut self.state, State::Down(now)) {
+                        State::Connecting(fd, _) => State::Up(fd),
+                        other => other,
+                    };
+                    Ok(true)
+                }
+                Ok(false) if now.since(*since) > CONNECTING => Err(Trouble::Silent),
+                Ok(false) => Ok(false),
+                Err(error) => Err(Trouble::Connection(error)),
+            },
+        }
+    }
+
+    /// Note that the server is of use: should the connection break, the next is tried soon.
+    pub const fn proven(&mut self) {
+        self.backoff = BACKOFF.0;
+    }
+
+    /// End the connection, to be made again after a while that grows.
+    pub fn close(&mut self, now: Instant) {
+        self.state = State::Down(now.after(self.backoff));
+        self.backoff = (self.backoff * 2).min(BACKOFF.1);
+    }
+
+    /// Send what there is to send, as much as the connection takes. True when it took something.
+    pub fn send(&mut self, pipe: &mut Pipeline, client: &dyn Client) -> Result<bool, Trouble> {
+        let State::Up(fd) = &self.state else {
+            return Ok(false);
+        };
+        let mut any = false;
+        loop {
+            let mut pieces = Pieces::default();
+            pipe.outgoing(&mut pieces, client);
+            if pieces.is_empty() {
+                return Ok(any);
+            }
+            match pieces.send(fd.raw()) {
+                Ok(bytes) => pipe.sent(bytes),
+                Err(Errno::EAGAIN) => return Ok(any),
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(Trouble::Connection(error)),
+            }
+            any = true;
+        }
+    }
+
+    /// Receive what has come, once: bytes, and whether there may be more. Nothing when nothing has.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        pipe: &mut Pipeline,
+        client: &dyn Client,
+    ) -> Result<Option<(usize, bool)>, Trouble> {
+        let State::Up(fd) = &self.state else {
+            return Ok(None);
+        };
+        self.looked = now;
+        let mut pieces = Pieces::default();
+        pipe.room(&mut pieces, client);
+        let room = pieces.len();
+        match pieces.receive(fd.raw()) {
+            Ok(0) => Err(Trouble::Ended),
+            Ok(bytes) => {
+                self.heard = now;
+                Ok(Some((bytes, bytes == room)))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(error) => Err(Trouble::Connection(error)),
+        }
+    }
+}

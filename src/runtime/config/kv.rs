@@ -1,0 +1,306 @@
+//! The `kv` backend's table, whose keys depend on the engine.
+
+use std::path::PathBuf;
+use std::string::{String, ToString};
+
+use super::daemon::{absolute, or};
+use super::device::CACHES;
+use super::document::{Field, Section};
+use super::{Cache, Durability, Embedded, Kv, KvEngine, Valkey};
+use crate::backend::kv::valkey::server::Place;
+
+#[derive(Clone, Copy)]
+enum Engine {
+    Embedded,
+    Valkey,
+}
+
+const ENGINES: [(&str, Engine); 2] = [("embedded", Engine::Embedded), ("valkey", Engine::Valkey)];
+const ENGINE_NAMES: &str = "\"embedded\", \"valkey\"";
+
+/// Layouts of the `kv` backend.
+const LAYOUTS: [(&str, ()); 1] = [("tree", ())];
+
+/// Path of a store that is in memory alone.
+const IN_MEMORY: &str = ":memory:";
+
+/// Longest name of a volume in bytes.
+const VOLUME: usize = 64;
+/// Longest name of a user in bytes.
+const USER: usize = 256;
+/// Longest path of a socket in a folder: what an address holds, without its NUL.
+const SOCKET_NAME: usize = 107;
+
+/// Nanoseconds of a second.
+const SECOND: u64 = 1_000_000_000;
+
+/// Read the table.
+pub(super) fn read(section: &Section) -> Option<Kv> {
+    let engine = section
+        .need("engine", ENGINE_NAMES)
+        .and_then(|field| field.choice(&ENGINES));
+    let layout = or(section.get("layout"), (), |field| field.choice(&LAYOUTS));
+    let chunk = or(section.get("chunk"), 64 << 10, |field| {
+        let size = field.size(4 << 10..=1 << 20)?;
+        if !size.is_power_of_two() {
+            return field.refuse("a power of two from 4KiB to 1MiB");
+        }
+        Some(size)
+    });
+    let read_only = or(section.get("read_only"), false, Field::flag);
+    let engine = match engine? {
+        Engine::Embedded => embedded(section).map(KvEngine::Embedded),
+        Engine::Valkey => valkey(section).map(KvEngine::Valkey),
+    };
+    layout?;
+    Some(Kv {
+        engine: engine?,
+        chunk: chunk? as u32,
+        read_only: read_only?,
+    })
+}
+
+/// Keys of every engine, then `more`.
+fn only(section: &Section, more: &[&str]) {
+    let mut keys = std::vec!["kind", "engine", "layout", "chunk", "read_only"];
+    keys.extend(more);
+    section.only(&keys);
+}
+
+fn embedded(section: &Section) -> Option<Embedded> {
+    only(section, &["path", "memory"]);
+    let allowed = "an absolute path of a file, or \":memory:\"";
+    let path = section.need("path", allowed).and_then(|field| {
+        let good = |path: &str| {
+            path == IN_MEMORY
+                || (path.starts_with('/') && !path.ends_with('/') && !path.contains('\0'))
+        };
+        field.text(allowed, good).map(|path| path.to_string())
+    });
+    let memory = or(section.get("memory"), 256 << 20, |field| {
+        field.size(1 << 20..=1 << 40)
+    });
+    let path = path?;
+    Some(Embedded {
+        path: (path != IN_MEMORY).then(|| path.into()),
+        memory: memory?,
+    })
+}
+
+fn valkey(section: &Section) -> Option<Valkey> {
+    only(
+        section,
+        &[
+            "address",
+            "user",
+            "password_file",
+            "volume",
+            "cache",
+            "timeout",
+            "durability",
+        ],
+    );
+    let allowed = "a name or address with a port, like \"10.0.0.5:6379\", or the absolute path of a unix socket";
+    let address = section.need("address", allowed).and_then(|field| {
+        let text = field.text(allowed, |text| place(text).is_some())?;
+        place(text)
+    });
+    let volume_form = format!("a name of 1 to {VOLUME} letters, digits, '-', '_' and '.'");
+    let volume = section.need("volume", &volume_form).and_then(|field| {
+        let good = |name: &str| {
+            let plain = |each: char| each.is_ascii_alphanumeric() || "-_.".contains(each);
+            (1..=VOLUME).contains(&name.len()) && name.chars().all(plain)
+        };
+        field.text(&volume_form, good).map(String::from)
+    });
+    let password_file = or(section.get("password_file"), None, |field| {
+        absolute(field).map(Some)
+    });
+    let user = or(section.get("user"), None, |field| {
+        let form = format!("a name of 1 to {USER} bytes without spaces");
+        let good = |name: &str| {
+            (1..=USER).contains(&name.len())
+                && !name.contains(|each: char| each.is_whitespace() || each.is_control())
+        };
+        let user = field.text(&form, good)?;
+        if section.get("password_file").is_none() {
+            return field.refuse("no user without a password_file");
+        }
+        Some(Some(user.to_string()))
+    });
+    let cache = or(section.get("cache"), Cache::Auto, |field| {
+        field.choice(&CACHES)
+    });
+    let timeout = or(section.get("timeout"), 60 * SECOND, |field| {
+        field.duration(SECOND..=3600 * SECOND)
+    });
+    let allowed = "\"none\", \"aof\", or \"replicas:\" and a number from 1 to 16";
+    let durability = or(section.get("durability"), None, |field| {
+        let text = field.text(allowed, |text| durability(text).is_some())?;
+        durability(text)
+    });
+    Some(Valkey {
+        place: address?,
+        user: user?,
+        password_file: password_file?,
+        volume: volume?,
+        cache: cache?,
+        timeout: timeout?,
+        durability: durability?,
+    })
+}
+
+/// Read what FSYNC waits for.
+fn durability(text: &str) -> Option<Option<Durability>> {
+    match (text, text.strip_prefix("replicas:")) {
+        ("none", _) => Some(None),
+        ("aof", _) => Some(Some(Durability::Aof)),
+        (_, Some(count)) => {
+            let count = count
+                .parse()
+                .ok()
+                .filter(|count| (1..=16).contains(count))?;
+            Some(Some(Durability::Replicas(count)))
+        }
+        _ => None,
+    }
+}
+
+/// Read where a server listens.
+fn place(text: &str) -> Option<Place> {
+    if text.starts_with('/') {
+        let path = PathBuf::from(text);
+        let name = path.file_name()?;
+        let good = name.len() <= SOCKET_NAME && !text.contains('\0') && !text.ends_with('/');
+        return good.then_some(Place::Unix(path));
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|&port: &u16| port != 0)?;
+    let host = match host.strip_prefix('[') {
+        Some(v6) => v6.strip_suffix(']')?,
+        None if host.contains(':') => return None,
+        None => host,
+    };
+    let good = |each: char| each.is_ascii_alphanumeric() || ".-:%_".contains(each);
+    (!host.is_empty() && host.chars().all(good)).then(|| Place::Tcp(host.to_string(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Backend, Config};
+    use super::*;
+
+    /// Read a `kv` backend with these keys and give it, or the problem.
+    fn with(keys: &str) -> Result<Kv, String> {
+        let text = format!(
+            "[[device]]\ntag = \"a\"\nhal = {{ kind = \"vhost-user\", socket = \"/s\" }}\n\
+             backend = {{ kind = \"kv\", {keys} }}"
+        );
+        let config = Config::parse("f", &text).map_err(|error| error.to_string())?;
+        match &config.devices[0].backend {
+            Backend::Kv(kv) => Ok(kv.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn check(cases: &[(&str, &str)]) {
+        for (keys, wanted) in cases {
+            let error = with(keys).unwrap_err();
+            assert!(error.contains(wanted), "{keys}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_a_file_or_memory_and_its_engine_is_named() {
+        with("engine = \"embedded\", path = \":memory:\"").unwrap();
+        with("engine = \"embedded\", path = \"/s\", layout = \"tree\", chunk = \"4KiB\"").unwrap();
+        check(&[
+            (
+                "path = \"/s\"",
+                "engine: missing; allowed: \"embedded\", \"valkey\"",
+            ),
+            (
+                "engine = \"redis\", path = \"/s\"",
+                "allowed: \"embedded\", \"valkey\"",
+            ),
+            (
+                "engine = \"embedded\"",
+                "path: missing; allowed: an absolute path",
+            ),
+            ("engine = \"embedded\", path = \"s\"", "or \":memory:\""),
+            (
+                "engine = \"embedded\", path = \"/s\", chunk = \"5KiB\"",
+                "a power of two from 4KiB to 1MiB",
+            ),
+            (
+                "engine = \"embedded\", path = \"/s\", layout = \"round\"",
+                "allowed: \"tree\"",
+            ),
+            (
+                "engine = \"embedded\", path = \"/s\", volume = \"v\"",
+                "volume: unknown key",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_server_has_a_port_or_a_path() {
+        let tcp = |host: &str, port| Place::Tcp(host.into(), port);
+        for (address, wanted) in [
+            ("10.0.0.5:6379", tcp("10.0.0.5", 6379)),
+            ("kv-1.example:1", tcp("kv-1.example", 1)),
+            ("[::1]:6379", tcp("::1", 6379)),
+            ("/run/valkey.sock", Place::Unix("/run/valkey.sock".into())),
+        ] {
+            let keys = format!("engine = \"valkey\", volume = \"v\", address = \"{address}\"");
+            let kv = with(&keys).unwrap();
+            let KvEngine::Valkey(valkey) = kv.engine else {
+                panic!("{kv:?}");
+            };
+            assert_eq!(valkey.place, wanted);
+            assert_eq!((valkey.user, valkey.timeout), (None, 60 * SECOND));
+        }
+        for address in [
+            "10.0.0.5",
+            "10.0.0.5:",
+            "10.0.0.5:0",
+            ":1",
+            "::1:6379",
+            "/",
+            "/a/",
+            "a b:1",
+            "a:99999",
+        ] {
+            let keys = format!("engine = \"valkey\", volume = \"v\", address = \"{address}\"");
+            let error = with(&keys).unwrap_err();
+            assert!(
+                error.contains("like \"10.0.0.5:6379\""),
+                "{address}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_volume_on_a_server_says_what_is_wrong_with_it() {
+        let at = "engine = \"valkey\", address = \"h:1\"";
+        let volume = format!("{at}, volume = \"v\"");
+        check(&[
+            (at, "volume: missing; allowed: a name of 1 to 64"),
+            (&format!("{at}, volume = \"a{{b\""), "letters, digits"),
+            (
+                &format!("{volume}, user = \"u\""),
+                "no user without a password_file",
+            ),
+            (&format!("{volume}, timeout = \"1ms\""), "timeout: found"),
+            (
+                &format!("{volume}, durability = \"replicas:0\""),
+                "\"replicas:\" and a number",
+            ),
+            (&format!("{volume}, path = \"/s\""), "path: unknown key"),
+            (
+                &format!("{volume}, password_file = \"p\""),
+                "an absolute path",
+            ),
+        ]);
+    }
+}

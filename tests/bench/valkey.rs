@@ -1,0 +1,310 @@
+//! The same path to the `kv` backend on the `valkey` engine, beside a bare client of one connection that asks the same
+//! server for the same bytes: GETRANGE and SETRANGE of 4 KiB at random places of values of 64 KiB.
+//!
+//! Server, device and driver share this machine's cores.
+
+use std::io::{IoSlice, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant as Clock};
+
+use dpfs::backend::kv::served::{ALWAYS, Served};
+use dpfs::backend::kv::valkey::server::{Config, Place, Server as Volume};
+use dpfs::virtq::driver::Buffer;
+use dpfs::wire::fuse::{CreateIn, Opcode, ROOT_ID};
+use zerocopy::IntoBytes;
+
+use super::server::{Connection, Reply, Server};
+use super::{Bench, PAGE};
+
+/// Bytes of the file, and of all values of the bare client.
+const FILE: u64 = 64 << 20;
+/// Bytes of a chunk.
+const CHUNK: u64 = 64 << 10;
+/// Time of each measurement.
+const TIME: Duration = Duration::from_secs(3);
+const NAMES: u64 = 20_000;
+
+struct Random(u64);
+
+impl Random {
+    /// Give a page of the file.
+    fn page(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % (FILE / PAGE)
+    }
+}
+
+/// Say what was measured from when on.
+struct Run<'a> {
+    server: &'a mut Connection,
+    who: &'a str,
+    depth: usize,
+    start: Clock,
+    /// Seconds that the server had worked by then.
+    cpu: f64,
+}
+
+impl<'a> Run<'a> {
+    fn start(server: &'a mut Connection, who: &'a str, depth: usize) -> Self {
+        let cpu = cpu(server);
+        let start = Clock::now();
+        Self {
+            server,
+            who,
+            depth,
+            start,
+            cpu,
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        self.start.elapsed() < TIME
+    }
+}
+
+/// Give the seconds that the server has worked.
+fn cpu(server: &mut Connection) -> f64 {
+    let Reply::Bytes(report) = server.ask(&[b"INFO", b"cpu"]) else {
+        panic!("no report");
+    };
+    let report = String::from_utf8(report).unwrap();
+    let field = |name: &str| {
+        let line = report.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse::<f64>().unwrap()
+    };
+    field("used_cpu_sys:") + field("used_cpu_user:")
+}
+
+/// Print a rate, the latencies behind it, and what the server did for each.
+fn report(run: Run<'_>, what: &str, mut latencies: Vec<f32>) {
+    let Run {
+        server,
+        who,
+        depth,
+        start,
+        cpu: before,
+    } = run;
+    let work = (cpu(server) - before) * 1e6 / latencies.len() as f64;
+    let rate = latencies.len() as f64 / start.elapsed().as_secs_f64() / 1e3;
+    latencies.sort_by(f32::total_cmp);
+    let at = |part: usize| {
+        latencies
+            .get(latencies.len() * part / 100)
+            .copied()
+            .unwrap_or(0.0)
+    };
+    println!(
+        "valkey, {who}: {what}, depth {depth}: {rate:.1} thousand/s, p50 {:.1} us, p99 {:.1} us, server {work:.1} us",
+        at(50),
+        at(99)
+    );
+}
+
+impl Bench {
+    /// Keep `depth` requests under way, each made by `next` for its slot, until that gives no more.
+    fn keep(
+        &mut self,
+        depth: usize,
+        mut next: impl FnMut(&Self, u64) -> Option<Vec<Buffer>>,
+    ) -> Vec<f32> {
+        let mut heads = vec![None; 1 << 16];
+        let mut free: Vec<u64> = (0..depth as u64).collect();
+        let mut latencies = Vec::with_capacity(1 << 20);
+        let mut under_way = 0;
+        loop {
+            let mut added = false;
+            while let Some(slot) = free.pop() {
+                let Some(chain) = next(self, slot) else {
+                    break;
+                };
+                let head = self.driver.add(&chain).expect("the ring is large enough");
+                heads[usize::from(head)] = Some((slot, Clock::now()));
+                (added, under_way) = (true, under_way + 1);
+            }
+            if under_way == 0 {
+                return latencies;
+            }
+            if added {
+                self.driver.publish();
+            }
+            super::dpfs_bench_serve(&mut self.worker);
+            while let Some(used) = self.driver.reap() {
+                assert!(used.written >= 16);
+                let (slot, since) = heads[usize::from(used.head)].take().expect("its own");
+                latencies.push(since.elapsed().as_secs_f32() * 1e6);
+                free.push(slot);
+                under_way -= 1;
+            }
+        }
+    }
+
+    fn timed(&mut self, run: Run<'_>, opcode: Opcode) {
+        let mut random = Random(88_172_645_463_325_252);
+        let latencies = self.keep(run.depth, |bench, slot| {
+            run.goes_on()
+                .then(|| bench.content(slot, opcode, random.page() * PAGE))
+        });
+        report(run, &format!("{} 4 KiB", opcode.name()), latencies);
+    }
+}
+
+/// What a bare client reads and writes.
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+fn connect(place: &Place) -> Box<dyn Stream> {
+    match place {
+        Place::Tcp(host, port) => {
+            let stream = TcpStream::connect((host.as_str(), *port)).unwrap();
+            stream.set_nodelay(true).unwrap();
+            Box::new(stream)
+        }
+        Place::Unix(path) => Box::new(UnixStream::connect(path).unwrap()),
+    }
+}
+
+/// Ask by one connection for what `read` says, `depth` at a time, with no more than that takes.
+fn bare(run: Run<'_>, place: &Place, read: bool) {
+    let depth = run.depth;
+    let mut stream = connect(place);
+    let value = [7u8; PAGE as usize];
+    let mut heads: Vec<Vec<u8>> = vec![Vec::new(); depth];
+    let mut buffer = vec![0; 1 << 20];
+    let mut random = Random(88_172_645_463_325_252);
+    let (mut sent, mut latencies) = (
+        std::collections::VecDeque::new(),
+        Vec::with_capacity(1 << 20),
+    );
+    let mut have = 0;
+    let whole = if read { PAGE as usize + 9 } else { 8 };
+    loop {
+        let now = Clock::now();
+        let count = if run.goes_on() { depth - sent.len() } else { 0 };
+        for head in &mut heads[..count] {
+            let page = random.page();
+            let key = format!("{{{}}}d", page * PAGE / CHUNK);
+            let at = (page * PAGE % CHUNK).to_string();
+            head.clear();
+            if read {
+                let end = (page * PAGE % CHUNK + PAGE - 1).to_string();
+                write!(
+                    head,
+                    "*4\r\n$8\r\nGETRANGE\r\n${}\r\n{key}\r\n${}\r\n{at}\r\n${}\r\n{end}\r\n",
+                    key.len(),
+                    at.len(),
+                    end.len()
+                )
+            } else {
+                write!(
+                    head,
+                    "*4\r\n$8\r\nSETRANGE\r\n${}\r\n{key}\r\n${}\r\n{at}\r\n$4096\r\n",
+                    key.len(),
+                    at.len()
+                )
+            }
+            .unwrap();
+            sent.push_back(now);
+        }
+        let mut pieces = Vec::with_capacity(3 * depth);
+        for head in &heads[..count] {
+            pieces.push(IoSlice::new(head));
+            if !read {
+                pieces.extend([IoSlice::new(&value), IoSlice::new(b"\r\n")]);
+            }
+        }
+        let mut pieces = &mut pieces[..];
+        while !pieces.is_empty() {
+            let count = stream.write_vectored(pieces).unwrap();
+            IoSlice::advance_slices(&mut pieces, count);
+        }
+        if sent.is_empty() {
+            break;
+        }
+        have += stream.read(&mut buffer[have..]).unwrap();
+        let mut at = 0;
+        while have - at >= whole {
+            // Every reply is as long as the others.
+            assert_eq!(buffer[at], if read { b'$' } else { b':' });
+            at += whole;
+            let since: Clock = sent.pop_front().unwrap();
+            latencies.push(since.elapsed().as_secs_f32() * 1e6);
+        }
+        buffer.copy_within(at..have, 0);
+        have -= at;
+    }
+    let what = if read {
+        "GETRANGE 4 KiB"
+    } else {
+        "SETRANGE 4 KiB"
+    };
+    report(run, what, latencies);
+}
+
+/// Measure over TCP and over a unix socket.
+pub fn run() {
+    let server = Server::start("valkey", &[]);
+    // 64 KiB, so that each SETRANGE answers with the same length.
+    let mut connection = server.connect();
+    for chunk in 0..FILE / CHUNK {
+        let key = format!("{{{chunk}}}d");
+        connection.ask(&[b"SETRANGE", key.as_bytes(), b"0", &vec![1; CHUNK as usize]]);
+    }
+    for (who, place) in [("tcp", server.place()), ("unix", server.socket())] {
+        let volume = Volume::open(&Config {
+            place: &place,
+            user: None,
+            password_file: None,
+            volume: who,
+            chunk: CHUNK as u32,
+            timeout: 60_000_000_000,
+            durability: None,
+        });
+        let served = Served::new(volume.unwrap(), 1 << 17, ALWAYS, false).unwrap();
+        let served: &'static Served<Volume> = Box::leak(Box::new(served));
+        let tree = served.attach(256).unwrap();
+        let mut bench = Bench::new(served, Box::leak(Box::new(tree)), false);
+        bench.mount();
+        bench.node = ROOT_ID;
+        let create = CreateIn {
+            flags: 2,
+            mode: 0o100_644,
+            ..CreateIn::default()
+        };
+        let chain = bench.named(0, Opcode::CREATE, create.as_bytes(), "file", 144);
+        bench.serve(&[chain]);
+        bench.node = bench.created(0).nodeid;
+        let mut page = 0;
+        bench.keep(32, |bench, slot| {
+            page += 1;
+            let goes_on = page <= FILE / PAGE;
+            goes_on.then(|| bench.content(slot, Opcode::WRITE, (page - 1) * PAGE))
+        });
+        let who_dpfs = format!("dpfs, {who}");
+        for depth in [1, 32] {
+            for opcode in [Opcode::READ, Opcode::WRITE] {
+                let who_bare = format!("bare client, {who}");
+                let run = Run::start(&mut connection, &who_bare, depth);
+                bare(run, &place, opcode == Opcode::READ);
+                bench.timed(Run::start(&mut connection, &who_dpfs, depth), opcode);
+            }
+        }
+        bench.node = ROOT_ID;
+        for (opcode, args, room) in [
+            (Opcode::CREATE, create.as_bytes(), 144),
+            (Opcode::LOOKUP, &[][..], 128),
+            (Opcode::UNLINK, &[], 0),
+        ] {
+            let run = Run::start(&mut connection, &who_dpfs, 32);
+            let mut number = 0;
+            let latencies = bench.keep(32, |bench, slot| {
+                number += 1;
+                let name = format!("name-{number}");
+                (number <= NAMES).then(|| bench.named(slot, opcode, args, &name, room))
+            });
+            report(run, opcode.name(), latencies);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Guests on a volume of a real Valkey or Redis server; the daemon is in its sandbox.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::boot::turn;
+use crate::daemon::Daemon;
+use crate::server::Server;
+use crate::{UML, works_on};
+
+#[test]
+fn the_valkey_engine_works() {
+    let _turn = turn();
+    let server = Server::start("valkey", &[]);
+    works_on(UML, Daemon::valkey(&server.place(), ""));
+}
+
+#[test]
+fn the_valkey_engine_with_small_chunks_works_with_redis_by_a_unix_socket() {
+    let _turn = turn();
+    let server = Server::start("redis", &[]);
+    let options = ", chunk = \"4KiB\", cache = \"none\"";
+    let daemon = Daemon::valkey(&server.socket(), options);
+    UML.run(&daemon, "smoke", &[]);
+    UML.run(&daemon, "fsx", &["ops=100000", "map=no"]);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_source_tree_on_a_server_that_is_killed_again_and_again_is_whole() {
+    let _turn = turn();
+    let mut server = Server::start(
+        "valkey",
+        &["--appendonly", "yes", "--appendfsync", "always"],
+    );
+    let daemon = Daemon::valkey(&server.place(), "");
+    let done = AtomicBool::new(false);
+    let mut kills = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            UML.run(&daemon, "tree-unpack", &[]);
+            done.store(true, Ordering::SeqCst);
+        });
+        while !done.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1500));
+            server.kill();
+            thread::sleep(Duration::from_millis(100));
+            server.start_again();
+            kills += 1;
+        }
+    });
+    assert!(kills > 2, "{kills}");
+    UML.run(&daemon, "tree-check", &[]);
+    let daemon = daemon.killed_and_restarted();
+    UML.run(&daemon, "tree-check", &[]);
+}
