@@ -32,6 +32,7 @@ fn round_trips_are_as_few_as_promised() {
     assert!(trips(&mut host, |host| host.open(file, 2).unwrap()) <= 1);
     let write = |host: &mut Host| host.write(file, 0, &data, (0, KILL)).unwrap();
     assert_eq!(trips(&mut host, write), 1);
+    assert_eq!(trips(&mut host, |host| host.fsync(file).unwrap()), 1);
     assert_eq!(
         trips(&mut host, |host| host.read(file, 0, 4096).unwrap()),
         1
