@@ -7,10 +7,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use dpfs::board;
 use dpfs::fuse::Dispatcher;
-use dpfs::hal::Queue;
 use dpfs::mem::{Arena, Finished, OutOfMemory, RequestTable};
 use dpfs::runtime::qos::Gate;
-use dpfs::runtime::{Admission, Lane, Load, Observer, Worker as Core};
+use dpfs::runtime::{Admission, Lane, Load, Observer, Served, Worker as Core};
 use dpfs::sys::time::Instant;
 
 use crate::device::Device;
@@ -191,7 +190,7 @@ fn build(
     })?;
     let lanes = place_all(arena, calls.len(), |index| {
         let queue = CallerQueue::new(&calls[index], &counters.refused);
-        let queue: &'static mut dyn Queue = arena.place(queue.ok_or(Problem::Function(index))?)?;
+        let queue: &'static mut dyn Served = arena.place(queue.ok_or(Problem::Function(index))?)?;
         let table = tables[index];
         Ok(Lane { queue, table })
     })?;

@@ -13,7 +13,7 @@ use crate::{UML, works_on};
 fn the_valkey_engine_works() {
     let _turn = turn();
     let server = Server::start("valkey", &[]);
-    works_on(UML, Daemon::valkey(&server.place(), ""));
+    works_on(UML, Daemon::valkey(&server.place(), ""), &[]);
 }
 
 #[test]
