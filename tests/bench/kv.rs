@@ -80,11 +80,25 @@ impl Bench {
         EntryOut::read_from_bytes(&bytes).expect("as long as an entry")
     }
 
+    /// Give the number of the file that a CREATE opened.
+    pub(super) fn opened(&self, slot: u64) -> u64 {
+        let mut bytes = [0; 8];
+        let at = (BUFFERS + slot * STRIDE + 2064) as usize + size_of::<EntryOut>();
+        // SAFETY: the reply is in the bench's own memory.
+        unsafe {
+            bytes
+                .as_mut_ptr()
+                .copy_from_nonoverlapping(self.base.add(at), bytes.len());
+        }
+        u64::from_le_bytes(bytes)
+    }
+
     pub(super) fn content(&self, slot: u64, opcode: Opcode, offset: u64) -> Vec<Buffer> {
         let place = BUFFERS + slot * STRIDE;
         let (reply, page) = (place + 2048, place + PAGE);
         if opcode == Opcode::READ {
             let args = ReadIn {
+                fh: self.fh,
                 offset,
                 size: PAGE as u32,
                 ..ReadIn::default()
@@ -94,6 +108,7 @@ impl Bench {
             return chain;
         }
         let args = WriteIn {
+            fh: self.fh,
             offset,
             size: PAGE as u32,
             ..WriteIn::default()

@@ -4,6 +4,7 @@
 //! cargo bench --bench path                         requests per second, and where the time goes
 //! DPFS_BENCH_ONLY=kv cargo bench --bench path      the same path to the embedded key-value engine
 //! DPFS_BENCH_ONLY=valkey cargo bench --bench path  and to a Valkey server of its own, beside a bare client
+//! DPFS_BENCH_ONLY=nfs cargo bench --bench path     and to an NFS server of its own, beside a bare client
 //! tests/bench/instructions                         instructions per request, by callgrind
 //! ```
 //!
@@ -11,6 +12,11 @@
 //! device's part is [`serve`], which callgrind singles out; the time printed is of both parts.
 
 mod kv;
+mod nfs;
+#[expect(dead_code, reason = "the backend's own tests use all of it")]
+#[path = "../nfs/server.rs"]
+mod nfs_server;
+mod rates;
 #[expect(dead_code, reason = "the engine's own tests use all of it")]
 #[path = "../valkey/server.rs"]
 mod server;
@@ -78,8 +84,9 @@ struct Bench {
     driver: Driver,
     worker: Worker,
     base: *mut u8,
-    /// Node of the file that is read and written.
+    /// Node of the file that is read and written, and number of its open file.
     node: u64,
+    fh: u64,
 }
 
 /// The device's part of the path; a name that callgrind can find.
@@ -144,6 +151,7 @@ impl Bench {
             worker,
             base,
             node: 2,
+            fh: 0,
         }
     }
 
@@ -263,9 +271,11 @@ fn main() {
     if only.is_empty() || only == "kv" {
         kv::run(batches / 20);
     }
-    // Takes a server, so it is asked for.
-    if only == "valkey" {
-        valkey::run();
+    // These take a server, so they are asked for.
+    match only.as_str() {
+        "valkey" => valkey::run(),
+        "nfs" => nfs::run(),
+        _ => {}
     }
     if !only.is_empty() {
         return;

@@ -6,64 +6,20 @@
 use std::io::{IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant as Clock};
+use std::time::Instant as Clock;
 
 use dpfs::backend::kv::served::{ALWAYS, Served};
 use dpfs::backend::kv::valkey::server::{Config, Place, Server as Volume};
-use dpfs::virtq::driver::Buffer;
 use dpfs::wire::fuse::{CreateIn, Opcode, ROOT_ID};
 use zerocopy::IntoBytes;
 
+use super::rates::{FILE, Random, Run};
 use super::server::{Connection, Reply, Server};
 use super::{Bench, PAGE};
 
-/// Bytes of the file, and of all values of the bare client.
-const FILE: u64 = 64 << 20;
 /// Bytes of a chunk.
 const CHUNK: u64 = 64 << 10;
-/// Time of each measurement.
-const TIME: Duration = Duration::from_secs(3);
 const NAMES: u64 = 20_000;
-
-struct Random(u64);
-
-impl Random {
-    /// Give a page of the file.
-    fn page(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % (FILE / PAGE)
-    }
-}
-
-/// Say what was measured from when on.
-struct Run<'a> {
-    server: &'a mut Connection,
-    who: &'a str,
-    depth: usize,
-    start: Clock,
-    /// Seconds that the server had worked by then.
-    cpu: f64,
-}
-
-impl<'a> Run<'a> {
-    fn start(server: &'a mut Connection, who: &'a str, depth: usize) -> Self {
-        let cpu = cpu(server);
-        let start = Clock::now();
-        Self {
-            server,
-            who,
-            depth,
-            start,
-            cpu,
-        }
-    }
-
-    fn goes_on(&self) -> bool {
-        self.start.elapsed() < TIME
-    }
-}
 
 /// Give the seconds that the server has worked.
 fn cpu(server: &mut Connection) -> f64 {
@@ -76,79 +32,6 @@ fn cpu(server: &mut Connection) -> f64 {
         line.unwrap().trim().parse::<f64>().unwrap()
     };
     field("used_cpu_sys:") + field("used_cpu_user:")
-}
-
-/// Print a rate, the latencies behind it, and what the server did for each.
-fn report(run: Run<'_>, what: &str, mut latencies: Vec<f32>) {
-    let Run {
-        server,
-        who,
-        depth,
-        start,
-        cpu: before,
-    } = run;
-    let work = (cpu(server) - before) * 1e6 / latencies.len() as f64;
-    let rate = latencies.len() as f64 / start.elapsed().as_secs_f64() / 1e3;
-    latencies.sort_by(f32::total_cmp);
-    let at = |part: usize| {
-        latencies
-            .get(latencies.len() * part / 100)
-            .copied()
-            .unwrap_or(0.0)
-    };
-    println!(
-        "valkey, {who}: {what}, depth {depth}: {rate:.1} thousand/s, p50 {:.1} us, p99 {:.1} us, server {work:.1} us",
-        at(50),
-        at(99)
-    );
-}
-
-impl Bench {
-    /// Keep `depth` requests under way, each made by `next` for its slot, until that gives no more.
-    fn keep(
-        &mut self,
-        depth: usize,
-        mut next: impl FnMut(&Self, u64) -> Option<Vec<Buffer>>,
-    ) -> Vec<f32> {
-        let mut heads = vec![None; 1 << 16];
-        let mut free: Vec<u64> = (0..depth as u64).collect();
-        let mut latencies = Vec::with_capacity(1 << 20);
-        let mut under_way = 0;
-        loop {
-            let mut added = false;
-            while let Some(slot) = free.pop() {
-                let Some(chain) = next(self, slot) else {
-                    break;
-                };
-                let head = self.driver.add(&chain).expect("the ring is large enough");
-                heads[usize::from(head)] = Some((slot, Clock::now()));
-                (added, under_way) = (true, under_way + 1);
-            }
-            if under_way == 0 {
-                return latencies;
-            }
-            if added {
-                self.driver.publish();
-            }
-            super::dpfs_bench_serve(&mut self.worker);
-            while let Some(used) = self.driver.reap() {
-                assert!(used.written >= 16);
-                let (slot, since) = heads[usize::from(used.head)].take().expect("its own");
-                latencies.push(since.elapsed().as_secs_f32() * 1e6);
-                free.push(slot);
-                under_way -= 1;
-            }
-        }
-    }
-
-    fn timed(&mut self, run: Run<'_>, opcode: Opcode) {
-        let mut random = Random(88_172_645_463_325_252);
-        let latencies = self.keep(run.depth, |bench, slot| {
-            run.goes_on()
-                .then(|| bench.content(slot, opcode, random.page() * PAGE))
-        });
-        report(run, &format!("{} 4 KiB", opcode.name()), latencies);
-    }
 }
 
 /// What a bare client reads and writes.
@@ -173,7 +56,7 @@ fn bare(run: Run<'_>, place: &Place, read: bool) {
     let value = [7u8; PAGE as usize];
     let mut heads: Vec<Vec<u8>> = vec![Vec::new(); depth];
     let mut buffer = vec![0; 1 << 20];
-    let mut random = Random(88_172_645_463_325_252);
+    let mut random = Random::new();
     let (mut sent, mut latencies) = (
         std::collections::VecDeque::new(),
         Vec::with_capacity(1 << 20),
@@ -240,7 +123,7 @@ fn bare(run: Run<'_>, place: &Place, read: bool) {
     } else {
         "SETRANGE 4 KiB"
     };
-    report(run, what, latencies);
+    run.report(what, latencies);
 }
 
 /// Measure over TCP and over a unix socket.
@@ -252,6 +135,7 @@ pub fn run() {
         let key = format!("{{{chunk}}}d");
         connection.ask(&[b"SETRANGE", key.as_bytes(), b"0", &vec![1; CHUNK as usize]]);
     }
+    let mut work = || cpu(&mut connection);
     for (who, place) in [("tcp", server.place()), ("unix", server.socket())] {
         let volume = Volume::open(&Config {
             place: &place,
@@ -286,9 +170,9 @@ pub fn run() {
         for depth in [1, 32] {
             for opcode in [Opcode::READ, Opcode::WRITE] {
                 let who_bare = format!("bare client, {who}");
-                let run = Run::start(&mut connection, &who_bare, depth);
+                let run = Run::start("valkey", &mut work, &who_bare, depth);
                 bare(run, &place, opcode == Opcode::READ);
-                bench.timed(Run::start(&mut connection, &who_dpfs, depth), opcode);
+                bench.timed(Run::start("valkey", &mut work, &who_dpfs, depth), opcode);
             }
         }
         bench.node = ROOT_ID;
@@ -297,14 +181,14 @@ pub fn run() {
             (Opcode::LOOKUP, &[][..], 128),
             (Opcode::UNLINK, &[], 0),
         ] {
-            let run = Run::start(&mut connection, &who_dpfs, 32);
+            let run = Run::start("valkey", &mut work, &who_dpfs, 32);
             let mut number = 0;
             let latencies = bench.keep(32, |bench, slot| {
                 number += 1;
                 let name = format!("name-{number}");
                 (number <= NAMES).then(|| bench.named(slot, opcode, args, &name, room))
             });
-            report(run, opcode.name(), latencies);
+            run.report(opcode.name(), latencies);
         }
     }
 }

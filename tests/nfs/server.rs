@@ -148,9 +148,14 @@ impl Ganesha {
         }
     }
 
+    /// Give the number of its process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
     /// Stop it for a while, or let it go on.
     pub fn freeze(&self, frozen: bool) {
-        let pid = self.process.as_ref().unwrap().id().to_string();
+        let pid = self.pid().to_string();
         let signal = if frozen { "-STOP" } else { "-CONT" };
         let sent = Command::new("kill").args([signal, &pid]).status();
         assert!(sent.unwrap().success());

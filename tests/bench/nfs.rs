@@ -1,0 +1,295 @@
+//! The same path to the `nfs` backend, beside a bare client of one connection that asks the same server for the same
+//! bytes: READ and WRITE of 4 KiB at random places of a file of 64 MiB.
+//!
+//! The bare client has one fixed COMPOUND for each slot and looks at nothing of the answers but their number and status:
+//! no file system, no host's memory, no recovery. Server, device and driver share this machine's cores.
+
+use std::io::{IoSlice, Read, Write};
+use std::net::TcpStream;
+use std::time::Instant as Clock;
+
+use dpfs::backend::nfs::served::{self, Config};
+use dpfs::backend::nfs::{Cache, NfsVolume};
+use dpfs::wire::fuse::{CreateIn, Opcode, ROOT_ID};
+use dpfs::wire::nfs4::{
+    Call, ChannelSize, Compound, Handle, Results, SessionId, StateId, Status, op,
+};
+use dpfs::wire::rpc::{self, Credentials, MARK_LEN, Message};
+use zerocopy::IntoBytes;
+
+use super::nfs_server::{EXPORT, Ganesha, Manner};
+use super::rates::{FILE, Random, Run};
+use super::{Bench, PAGE};
+
+/// Name of the file.
+const NAME: &str = "file";
+const MACHINE: Credentials = Credentials::Sys {
+    uid: 0,
+    gid: 0,
+    group: None,
+};
+
+fn config(port: u16) -> Config {
+    Config {
+        server: "127.0.0.1".into(),
+        port,
+        export: EXPORT.into(),
+        minor: Some(1),
+        connections: 1,
+        soft: false,
+        timeo: 60_000_000_000,
+        retrans: 2,
+        reserved_port: false,
+        cache: Cache::Auto,
+        read_only: false,
+        anonymous: false,
+        uncommitted: 32 << 20,
+        limits: (1 << 17, 1 << 10),
+        device: "bench".into(),
+    }
+}
+
+/// A client that does as little as a client can.
+struct Bare {
+    stream: TcpStream,
+    session: SessionId,
+    /// Numbers of the slots' next calls.
+    sequences: Vec<u32>,
+    file: Handle,
+    came: Vec<u8>,
+    have: usize,
+}
+
+/// Begin a call.
+fn compound(buffer: &mut [u8]) -> Compound<'_> {
+    Compound::new(buffer, 1, b"", &MACHINE)
+}
+
+impl Bare {
+    fn connect(port: u16, slots: usize) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut bare = Self {
+            stream,
+            session: [0; 16],
+            sequences: vec![1; slots],
+            file: Handle::EMPTY,
+            came: vec![0; 4 << 20],
+            have: 0,
+        };
+        let boot = std::process::id().to_be_bytes();
+        let verifier = [boot, *b"bare"].concat().try_into().unwrap();
+        let channel = ChannelSize {
+            max_request: 1 << 20,
+            max_response: 1 << 20,
+            max_cached: 4096,
+            max_operations: 16,
+            max_requests: slots as u32,
+        };
+        let (client, number) = bare.ask(
+            |call| call.exchange_id(&verifier, b"dpfs bench"),
+            |results| {
+                results
+                    .exchange_id()
+                    .unwrap()
+                    .map(|(id, number, ..)| (id, number))
+            },
+        );
+        bare.session = bare.ask(
+            |call| call.create_session(client, number, false, &channel, &channel),
+            |results| results.create_session().unwrap().map(|made| made.session),
+        );
+        bare.ask(
+            |call| call.sequence(true).reclaim_complete(),
+            |results| {
+                results.sequence().unwrap()?;
+                results.step(op::RECLAIM_COMPLETE).unwrap()
+            },
+        );
+        bare.file = bare.ask(
+            |call| {
+                let export = EXPORT.trim_start_matches('/').as_bytes();
+                let call = call.sequence(false).putrootfh().lookup(export);
+                call.lookup(NAME.as_bytes()).getfh()
+            },
+            |results| {
+                results.sequence().unwrap()?;
+                for step in [op::PUTROOTFH, op::LOOKUP, op::LOOKUP] {
+                    results.step(step).unwrap()?;
+                }
+                results.getfh().unwrap()
+            },
+        );
+        bare
+    }
+
+    /// Ask one thing in slot 0 and wait for the answer.
+    fn ask<T>(
+        &mut self,
+        write: impl FnOnce(Compound<'_>) -> Compound<'_>,
+        read: impl FnOnce(&mut Results<'_>) -> Result<T, Status>,
+    ) -> T {
+        let mut buffer = vec![0; 4096];
+        let call = write(compound(&mut buffer)).finish(0).unwrap();
+        call.set_sequence(&mut buffer, &self.session, self.sequences[0], 0, 0);
+        self.stream.write_all(&buffer[..call.len]).unwrap();
+        let mut read = Some(read);
+        let mut answer = None;
+        while answer.is_none() {
+            self.receive(|_, results| {
+                let read = read.take().expect("one answer");
+                answer = Some(read(results).expect("an operation that succeeds"));
+            });
+        }
+        // Only calls of a session have a number in its slot.
+        if self.session != [0; 16] && buffer[..call.len].windows(16).any(|at| at == self.session) {
+            self.sequences[0] += 1;
+        }
+        answer.unwrap()
+    }
+
+    /// Take what has come: the number of each answer's call, and its results.
+    fn receive(&mut self, mut answer: impl FnMut(u32, &mut Results<'_>)) {
+        self.have += self.stream.read(&mut self.came[self.have..]).unwrap();
+        let mut at = 0;
+        while let Some(mark) = self.came[at..self.have].first_chunk::<MARK_LEN>() {
+            let (len, _) = rpc::parse_mark(*mark);
+            let Some(record) = self.came[at + MARK_LEN..self.have].get(..len) else {
+                break;
+            };
+            let Ok(Message::Reply {
+                xid,
+                outcome: Ok(input),
+            }) = rpc::parse(record)
+            else {
+                panic!("no answer");
+            };
+            answer(xid, &mut Results::new(input).unwrap());
+            at += MARK_LEN + len;
+        }
+        self.came.copy_within(at..self.have, 0);
+        self.have -= at;
+    }
+
+    /// Keep `depth` calls under way.
+    fn measure(&mut self, run: Run<'_>, read: bool) {
+        let depth = run.depth;
+        let value = [7u8; PAGE as usize];
+        let mut calls: Vec<(Vec<u8>, Call)> = (0..depth)
+            .map(|_| (vec![0; 512], Call::default()))
+            .collect();
+        let mut since = vec![None; depth];
+        let mut random = Random::new();
+        let mut latencies = Vec::with_capacity(1 << 20);
+        loop {
+            let now = Clock::now();
+            let mut begun = Vec::with_capacity(depth);
+            if run.goes_on() {
+                for slot in (0..depth).filter(|slot| since[*slot].is_none()) {
+                    let (buffer, call) = &mut calls[slot];
+                    let place = random.page() * PAGE;
+                    let compound = compound(buffer).sequence(false).putfh(&self.file);
+                    let (compound, payload) = if read {
+                        (compound.read(place, PAGE as u32), 0)
+                    } else {
+                        (compound.write(place, 0, PAGE as u32), PAGE as usize)
+                    };
+                    *call = compound.finish(payload).unwrap();
+                    Call::set_xid(buffer, slot as u32);
+                    call.set_sequence(
+                        buffer,
+                        &self.session,
+                        self.sequences[slot],
+                        slot as u32,
+                        depth as u32 - 1,
+                    );
+                    call.set_stateid(buffer, &StateId::ANONYMOUS);
+                    begun.push(slot);
+                }
+            }
+            let mut pieces = Vec::with_capacity(2 * depth);
+            for &slot in &begun {
+                since[slot] = Some(now);
+                let (buffer, call) = &calls[slot];
+                pieces.push(IoSlice::new(&buffer[..call.len]));
+                if !read {
+                    pieces.push(IoSlice::new(&value));
+                }
+            }
+            let mut pieces = &mut pieces[..];
+            while !pieces.is_empty() {
+                let count = self.stream.write_vectored(pieces).unwrap();
+                IoSlice::advance_slices(&mut pieces, count);
+            }
+            if since.iter().all(Option::is_none) {
+                break;
+            }
+            let mut answered = Vec::with_capacity(depth);
+            self.receive(|xid, results| {
+                assert!(results.status().is_ok());
+                answered.push(xid as usize);
+            });
+            for slot in answered {
+                self.sequences[slot] += 1;
+                let since: Clock = since[slot].take().expect("its own");
+                latencies.push(since.elapsed().as_secs_f32() * 1e6);
+            }
+        }
+        run.report(if read { "READ 4 KiB" } else { "WRITE 4 KiB" }, latencies);
+    }
+}
+
+/// Give the seconds that a process has worked.
+fn work(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    // utime and stime, in hundredths of a second on every architecture of Linux.
+    fields[11..13]
+        .iter()
+        .map(|ticks| ticks.parse::<f64>().unwrap())
+        .sum::<f64>()
+        / 100.0
+}
+
+/// Measure with one file.
+pub fn run() {
+    let server = Ganesha::start(Manner {
+        minor: 1,
+        ..Manner::default()
+    });
+    let volume: &'static NfsVolume = served::open(&config(server.port)).unwrap();
+    let client = volume.attach(128).unwrap();
+    let mut bench = Bench::new(volume, Box::leak(Box::new(client)), false);
+    bench.mount();
+    bench.node = ROOT_ID;
+    let create = CreateIn {
+        flags: 2,
+        mode: 0o100_644,
+        ..CreateIn::default()
+    };
+    let chain = bench.named(0, Opcode::CREATE, create.as_bytes(), NAME, 144);
+    bench.serve(&[chain]);
+    (bench.node, bench.fh) = (bench.created(0).nodeid, bench.opened(0));
+    let mut page = 0;
+    bench.keep(32, |bench, slot| {
+        page += 1;
+        (page <= FILE / PAGE).then(|| bench.content(slot, Opcode::WRITE, (page - 1) * PAGE))
+    });
+    let pid = server.pid();
+    for depth in [1, 16, 32] {
+        for opcode in [Opcode::READ, Opcode::WRITE] {
+            let mut bare = Bare::connect(server.port, depth);
+            let mut worked = || work(pid);
+            bare.measure(
+                Run::start("nfs", &mut worked, "bare client", depth),
+                opcode == Opcode::READ,
+            );
+            bench.timed(Run::start("nfs", &mut worked, "dpfs", depth), opcode);
+        }
+    }
+}
