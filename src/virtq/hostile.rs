@@ -3,11 +3,13 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
+use std::vec::Vec;
 
 use super::driver::{Buffer, Driver};
 use super::layout::Descriptor;
 use super::testing::Guest;
 use super::*;
+use crate::mem::SegmentList;
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
@@ -92,6 +94,78 @@ proptest! {
                     break;
                 }
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(1000))]
+
+    /// A chain as drivers make it is taken on a short way. Whatever one takes, the way that checks every rule takes, too,
+    /// and finds the same buffers.
+    #[test]
+    fn the_short_ways_agree_with_the_one_that_checks_every_rule(
+        direct in any::<bool>(),
+        (reads, writes) in (0usize..5, 0usize..5).prop_filter("a chain", |(r, w)| r + w > 0),
+        lens in prop::collection::vec(prop_oneof![9 => 1u32..64, 1 => Just(0)], 8),
+        spoiled in prop::option::of((0usize..8, descriptor())),
+    ) {
+        const HEAD: u16 = 3;
+        let mut guest = Guest::new(16, F_INDIRECT_DESC);
+        let (table, count) = (guest.data(), reads + writes);
+        let first = if direct { HEAD } else { 0 };
+        for (at, &len) in lens.iter().enumerate().take(count) {
+            let more = u16::from(at + 1 < count);
+            let mut descriptor = Descriptor {
+                address: table + 0x1000 + at as u64 * 64,
+                len,
+                flags: more | if at < reads { 0 } else { 2 },
+                next: first + at as u16 + 1,
+            };
+            if let Some((place, other)) = spoiled && place == at {
+                descriptor = other;
+            }
+            if direct {
+                guest.rings.store_desc(HEAD + at as u16, descriptor);
+            } else {
+                guest.store(table + at as u64 * 16, descriptor);
+            }
+        }
+        if !direct {
+            guest.rings.store_desc(HEAD, Descriptor {
+                address: table,
+                len: count as u32 * 16,
+                flags: 4,
+                next: 0,
+            });
+        }
+        let mut cache = RegionCache::default();
+        prop_assert!(cache.place(&guest.map, table, 1).is_some());
+        let mut short = guest.list();
+        let taken = if direct {
+            chain::walk_direct(&guest.rings, HEAD, &cache, &mut short)
+        } else {
+            chain::walk_indirect(&guest.rings, HEAD, true, &cache, &mut short)
+        };
+        if taken.is_some() {
+            guest.assert_inside(&short);
+            let mut long = guest.list();
+            let checked =
+                chain::walk_any(&guest.rings, HEAD, true, &guest.map, &mut cache, &mut long);
+            prop_assert_eq!(checked, Ok(()));
+            let buffers = |list: &SegmentList| {
+                let both = [list.readable(), list.writable()];
+                both.map(|side| {
+                    let places = side.iter().map(|segment| (segment.base(), segment.len()));
+                    places.collect::<Vec<_>>()
+                })
+            };
+            prop_assert_eq!(buffers(&short), buffers(&long));
+            prop_assert_eq!(short.readable_len(), long.readable_len());
+            prop_assert_eq!(short.writable_len(), long.writable_len());
+        } else {
+            let hit = spoiled.is_some_and(|(place, _)| place < count);
+            prop_assert!(hit || lens[..count].contains(&0));
         }
     }
 }

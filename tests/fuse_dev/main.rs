@@ -23,7 +23,7 @@ use dpfs::fuse::{Limits, Session};
 use dpfs::hal::Events;
 use dpfs::hal::fuse_dev::{Config, FuseMount, Method, MountError, mount};
 use dpfs::mem::Finished;
-use dpfs::runtime::{self, CoreLoop, Load, Observer, Polling, Share, Stop};
+use dpfs::runtime::{CoreLoop, Load, Observer, Polling, Share, Stop};
 use dpfs::sys::identity;
 use dpfs::wire::open_flags::ClientArch;
 use memfs::Volatile;
@@ -110,7 +110,7 @@ impl Served {
             let share = Share {
                 session,
                 backend: volume,
-                queues: vec![Box::new(queue) as Box<dyn runtime::Served + Send>],
+                queues: vec![Box::new(queue) as Box<dyn dpfs::runtime::Served + Send>],
                 depth,
                 observer: Box::new(Nobody),
                 admission: None,
