@@ -27,6 +27,8 @@ pub type Made = heapless::String<40>;
 pub enum Aim {
     /// Look what is there, and change nothing.
     Look,
+    /// Find the volume; load the library where it is missing.
+    Find,
     /// Make the volume where it is missing.
     Make,
     /// Serve a volume that is there.
@@ -213,7 +215,7 @@ impl Connection {
         let settings = self.settings;
         let create = match self.aim {
             Aim::Make => settings.chunk,
-            Aim::Look | Aim::Serve => 0,
+            Aim::Look | Aim::Find | Aim::Serve => 0,
         };
         self.pipe.ask(|to| match step {
             Step::Hello => {
@@ -266,7 +268,7 @@ impl Connection {
                     self.server = hello(&mut reader, pairs)?;
                     match self.aim {
                         Aim::Serve => Step::Open,
-                        Aim::Look | Aim::Make => Step::Memory,
+                        Aim::Look | Aim::Find | Aim::Make => Step::Memory,
                     }
                 }
                 (Step::Memory, Some(Item::Text { len, .. } | Item::Bulk(len))) => {

@@ -18,7 +18,7 @@ const BACKOFF: (u64, u64) = (10_000_000, 1_000_000_000);
 /// Longest time in nanoseconds that making a connection may take.
 const CONNECTING: u64 = 5_000_000_000;
 /// Most bytes of what a server says that are kept.
-const TEXT: usize = 160;
+const TEXT: usize = 104;
 
 /// Say where a server is.
 #[derive(Debug)]
