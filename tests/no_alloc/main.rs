@@ -129,7 +129,10 @@ fn nothing_is_allocated_after_start() {
     assert_eq!(Backend::open_files(volume), 0);
 
     // The connection is made while it counts.
-    let server = Server::start("valkey", &["--appendonly", "yes"]);
+    let server = Server::start(
+        "valkey",
+        &["--appendonly", "yes", "--appendfsync", "always"],
+    );
     let opened = server::Server::open(&server::Config {
         place: &server.place(),
         user: None,

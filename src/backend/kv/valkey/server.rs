@@ -168,7 +168,7 @@ fn engine(settings: &'static Settings, aim: Aim, requests: u32) -> Result<Valkey
 fn not_durable(durability: Durability) -> String {
     match durability {
         Durability::Aof => {
-            "durability \"aof\" needs a server with appendonly yes, Valkey or Redis from 7.2".into()
+            "durability \"aof\" needs a server with appendonly yes and WAITAOF: Valkey, or Redis from 7.2".into()
         }
         Durability::Replicas(count) => format!("{count} replicas were to confirm, and fewer did"),
     }
