@@ -9,6 +9,10 @@ use std::{fs, thread};
 
 use tempfile::TempDir;
 
+#[expect(dead_code, reason = "the engine's own tests use all of it")]
+#[path = "valkey/server.rs"]
+mod server;
+
 /// Run the program to its end.
 fn dpfs(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dpfs"));
@@ -349,4 +353,54 @@ fn a_deferred_log_is_decoded_while_it_runs_and_afterwards() {
         err.contains("/bin/true: another build than the one that logged"),
         "{err}"
     );
+}
+
+#[test]
+fn a_volume_on_a_server_is_looked_for_tested_and_checked() {
+    let place = Place::new();
+    let mut server = server::Server::start("valkey", &["--requirepass", "secret"]);
+    let address = server.place().to_string();
+    fs::write(place.path("password"), "secret\n").unwrap();
+    let backend = format!(
+        "{{ kind = \"kv\", engine = \"valkey\", address = \"{address}\", volume = \"v\", password_file = {:?} }}",
+        place.path("password")
+    );
+    let text = fs::read_to_string(place.path("dpfs.toml")).unwrap();
+    let text = text.replace("{ kind = \"null\" }", &backend);
+    fs::write(place.path("dpfs.toml"), text).unwrap();
+    let run = |command: &str, code: i32| {
+        let output = dpfs(&[command, "-c", &place.config()]);
+        let out = String::from_utf8_lossy(&output.stdout).into_owned() + &words(&output);
+        assert_eq!(output.status.code(), Some(code), "{command}: {out}");
+        out
+    };
+    let found = run("check", 0);
+    let there = format!("ok    device \"a\": server: {address}: valkey ");
+    assert!(found.contains(&there), "{found}");
+    assert!(found.contains("volume \"v\" will be made"), "{found}");
+    let none = run("fsck", 1);
+    assert!(none.contains("no volume \"v\""), "{none}");
+    run("selftest", 0);
+    let found = run("check", 0);
+    assert!(
+        found.contains("volume \"v\" is there, in chunks of 64 KiB"),
+        "{found}"
+    );
+    let checked = run("fsck", 0);
+    assert!(
+        checked.contains("volume \"v\": 1 inodes, 0 names"),
+        "{checked}"
+    );
+    assert!(checked.contains("no damage"), "{checked}");
+    // A directory that knows of more entries than there are, as no version of this program leaves it.
+    let mut connection = server.connect_with(&[b"AUTH", b"default", b"secret"]);
+    connection.ask(&[b"SETRANGE", b"{v}\0\0\0\0\0\0\0\0\x01", b"52", b"\x07"]);
+    let damaged = dpfs(&["fsck", "-c", &place.config()]);
+    assert_ne!(damaged.status.code(), Some(0), "{damaged:?}");
+    let repaired = dpfs(&["fsck", "--repair", "-c", &place.config()]);
+    assert_eq!(repaired.status.code(), Some(0), "{repaired:?}");
+    run("fsck", 0);
+    server.kill();
+    let gone = run("check", 4);
+    assert!(gone.contains("FAIL  device \"a\": server: "), "{gone}");
 }

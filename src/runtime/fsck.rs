@@ -2,13 +2,16 @@
 
 use std::format;
 use std::io::{IsTerminal, Write, stderr};
-use std::path::Path;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::config::{Backend, Config, Embedded, Kv, KvEngine};
-use crate::backend::kv::embedded::{self as embedded_store, Store};
+use super::config::{Backend, Config, Device, Kv, KvEngine};
+use super::open::valkey_config;
+use crate::backend::kv::embedded as embedded_store;
+use crate::backend::kv::engine::Engine;
 use crate::backend::kv::fsck::{self, Report};
+use crate::backend::kv::served::Store;
+use crate::backend::kv::valkey::server::Server;
 
 /// Width of the progress bar.
 const BAR: u64 = 40;
@@ -23,27 +26,19 @@ pub fn run(config: &Config, tag: Option<&str>, repair: bool) -> Result<(String, 
     let mut left = false;
     let mut checked = 0;
     for device in &config.devices {
-        let (Backend::Kv(kv), true) = (&device.backend, tag.is_none_or(|tag| tag == device.tag))
+        let (Some((place, kv)), true) = (store_of(device), tag.is_none_or(|tag| tag == device.tag))
         else {
             continue;
         };
-        let KvEngine::Embedded(embedded) = &kv.engine else {
-            continue;
-        };
-        let Some(path) = &embedded.path else {
-            continue;
-        };
         checked += 1;
-        let report = store(path, kv, embedded, repair)
-            .map_err(|why| format!("{}: {why}", path.display()))?;
+        let report = check(kv, repair).map_err(|why| format!("{place}: {why}"))?;
         left |= !report.damage.is_empty() && !repair;
-        text += &words(path, &report, repair);
+        text += &words(&place, &report, repair);
     }
     if checked == 0 {
-        let tags: Vec<&str> = config
-            .devices
-            .iter()
-            .filter(|device| has_file(&device.backend))
+        let devices = config.devices.iter();
+        let tags: Vec<&str> = devices
+            .filter(|device| store_of(device).is_some())
             .map(|device| device.tag.as_str())
             .collect();
         let there = if tags.is_empty() {
@@ -52,36 +47,51 @@ pub fn run(config: &Config, tag: Option<&str>, repair: bool) -> Result<(String, 
             tags.join(", ")
         };
         return Err(format!(
-            "no such device; devices with a store in a file: {there}"
+            "no such device; devices with a store that lasts: {there}"
         ));
     }
     Ok((text, left))
 }
 
-fn has_file(backend: &Backend) -> bool {
-    matches!(
-        backend,
-        Backend::Kv(Kv {
-            engine: KvEngine::Embedded(Embedded { path: Some(_), .. }),
-            ..
-        })
-    )
+/// Give the store of a device that outlives the daemon, and where it is.
+fn store_of(device: &Device) -> Option<(String, &Kv)> {
+    let Backend::Kv(kv) = &device.backend else {
+        return None;
+    };
+    let place = match &kv.engine {
+        KvEngine::Embedded(embedded) => embedded.path.as_ref()?.display().to_string(),
+        KvEngine::Valkey(valkey) => format!("{}, volume {:?}", valkey.place, valkey.volume),
+    };
+    Some((place, kv))
 }
 
-fn store(path: &Path, kv: &Kv, embedded: &Embedded, repair: bool) -> Result<Report, String> {
-    if !path.is_file() {
-        return Err("no such file".into());
+fn check(kv: &Kv, repair: bool) -> Result<Report, String> {
+    match &kv.engine {
+        KvEngine::Embedded(embedded) => {
+            if !embedded.path.as_ref().is_some_and(|path| path.is_file()) {
+                return Err("no such file".into());
+            }
+            let store = embedded_store::Store::open(&embedded_store::Config {
+                path: embedded.path.as_deref(),
+                chunk: kv.chunk,
+                cache: embedded.memory as usize,
+            })?;
+            let mut engine = store.engine().map_err(|error| error.to_string())?;
+            let report = check_on(&mut engine, repair)?;
+            store.sync()?;
+            Ok(report)
+        }
+        KvEngine::Valkey(valkey) => {
+            let server = Server::find(&valkey_config(kv, valkey))?;
+            check_on(&mut server.attach(1)?, repair)
+        }
     }
-    let config = embedded_store::Config {
-        path: Some(path),
-        chunk: kv.chunk,
-        cache: embedded.memory as usize,
-    };
-    let store = Store::open(&config)?;
-    let mut engine = store.engine().map_err(|error| error.to_string())?;
+}
+
+fn check_on<E: Engine>(engine: &mut E, repair: bool) -> Result<Report, String> {
     let shows = stderr().is_terminal();
     let mut shown = u64::MAX;
-    let report = fsck::check(&mut engine, repair, &mut |step, steps| {
+    let report = fsck::check(engine, repair, &mut |step, steps| {
         let done = step * BAR / steps.max(1);
         if shows && done != shown {
             shown = done;
@@ -96,15 +106,13 @@ fn store(path: &Path, kv: &Kv, embedded: &Embedded, repair: bool) -> Result<Repo
     if shows {
         let _ = writeln!(stderr());
     }
-    let report = report.map_err(|failure| format!("the engine failed: {failure:?}"))?;
-    store.sync()?;
-    Ok(report)
+    report.map_err(|failure| format!("the engine failed: {failure:?}"))
 }
 
-fn words(path: &Path, report: &Report, repair: bool) -> String {
+fn words(place: &str, report: &Report, repair: bool) -> String {
     let mut text = String::new();
     for damage in &report.damage {
-        text += &format!("{}: {damage}\n", path.display());
+        text += &format!("{place}: {damage}\n");
     }
     let after = match (report.damage.len(), repair) {
         (0, _) => "no damage".to_string(),
@@ -112,12 +120,8 @@ fn words(path: &Path, report: &Report, repair: bool) -> String {
         (count, false) => format!("{count} damages, not repaired: add --repair"),
     };
     text += &format!(
-        "{}: {} inodes, {} names, {} orphans, {} marks; {after}\n",
-        path.display(),
-        report.inodes,
-        report.entries,
-        report.orphans,
-        report.marks
+        "{place}: {} inodes, {} names, {} orphans, {} marks; {after}\n",
+        report.inodes, report.entries, report.orphans, report.marks
     );
     text
 }

@@ -74,6 +74,7 @@ fn content_is_what_was_written_over_chunks_and_holes() {
     model[4000..4500].fill(0);
     assert_eq!(host.read(file, 0, 65_536).unwrap(), model);
     assert_eq!(host.fallocate(file, 0, 4096, 8), Err(Errno::EOPNOTSUPP));
+    assert_eq!(host.fsync(file), Ok(()));
     host.fallocate(file, 0, 40_000, 0).unwrap();
     assert_eq!(host.getattr(file).unwrap().size, 40_000);
     host.open(file, 1 | O_TRUNC).unwrap();

@@ -6,15 +6,22 @@
 #![cfg(feature = "daemon")]
 
 mod host;
+#[expect(dead_code, reason = "the engine's own tests use all of it")]
+#[path = "../valkey/server.rs"]
+mod valkey;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
+use dpfs::backend::kv::served::{ALWAYS, Served};
+use dpfs::backend::kv::valkey::request::Durability;
+use dpfs::backend::kv::valkey::server;
 use dpfs::backend::local::{self, LocalVolume};
 use dpfs::backend::null::{self, Null};
 use dpfs::runtime::Backend;
 use dpfs::wire::fuse::Opcode;
 use host::{DATA, Host};
+use valkey::Server;
 
 /// Count calls of the allocator while asked to.
 struct Counting;
@@ -120,4 +127,23 @@ fn nothing_is_allocated_after_start() {
     assert_eq!(allocations(volume, 50), 0, "local");
     assert_eq!(Backend::nodes(volume), 1, "every node was forgotten");
     assert_eq!(Backend::open_files(volume), 0);
+
+    // The connection is made while it counts.
+    let server = Server::start(
+        "valkey",
+        &["--appendonly", "yes", "--appendfsync", "always"],
+    );
+    let opened = server::Server::open(&server::Config {
+        place: &server.place(),
+        user: None,
+        password_file: None,
+        volume: "v",
+        chunk: 65_536,
+        timeout: 30_000_000_000,
+        durability: Some(Durability::Aof),
+    });
+    let volume = Served::new(opened.unwrap(), 1000, ALWAYS, false).unwrap();
+    let volume: &'static Served<server::Server> = Box::leak(Box::new(volume));
+    assert_eq!(allocations(volume, 20), 0, "valkey");
+    assert_eq!(Backend::nodes(volume), 1, "every node was forgotten");
 }

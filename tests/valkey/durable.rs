@@ -14,7 +14,7 @@ use crate::engine::config;
 use crate::host::{Host, ROOT};
 use crate::server::{KINDS, Reply, Server};
 
-const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "everysec"];
+const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
 fn open(place: &Place, durability: Durability) -> Result<Host<Valkey>, String> {
     let volume = Volume::open(&Config {
@@ -139,7 +139,13 @@ fn fsync_waits_for_replicas() {
 #[test]
 fn what_a_server_cannot_promise_is_refused() {
     let refused = |server: Server| open(&server.place(), Durability::Aof).err().unwrap();
-    let wanted = "durability \"aof\" needs a server with appendonly yes, Valkey or Redis from 7.2";
-    assert_eq!(refused(Server::start("valkey", &[])), wanted);
+    let late = "the server has appendfsync everysec; allowed with durability \"aof\": always";
+    let everysec = &["--appendonly", "yes", "--appendfsync", "everysec"];
+    assert_eq!(refused(Server::start("valkey", everysec)), late);
+    let wanted = "durability \"aof\" needs a server with appendonly yes and WAITAOF: Valkey, or Redis from 7.2";
+    assert_eq!(
+        refused(Server::start("valkey", &["--appendfsync", "always"])),
+        wanted
+    );
     assert_eq!(refused(Server::start("redis", AOF)), wanted, "Redis 7.0");
 }

@@ -164,7 +164,18 @@ fn functions_that_went_are_loaded_again_and_replicas_waited_for() {
         });
         work(&mut host, 9..12);
         late.join().unwrap();
-        is_whole(&server.place(), 0..12);
+        // Somebody's script keeps it busy, until that is ended.
+        let (mut busy, mut other) = (server.connect(), server.connect());
+        other.ask(&[b"CONFIG", b"SET", b"busy-reply-threshold", b"50"]);
+        let endless = thread::spawn(move || busy.ask(&[b"EVAL", b"while true do end", b"0"]));
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            other.ask(&[b"SCRIPT", b"KILL"])
+        });
+        work(&mut host, 12..15);
+        assert_eq!(end.join().unwrap(), Reply::Simple(b"OK".into()));
+        assert!(matches!(endless.join().unwrap(), Reply::Error(_)));
+        is_whole(&server.place(), 0..15);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A connection: what is said before it serves, and the calls that go by it.
 
 use super::super::engine::{Busy, Client, Token};
-use super::link::{Address, Link, Text, Trouble};
+use super::link::{Address, Link, Text, Trouble, kept};
 use super::pipeline::{Pipeline, Sizes};
 use super::reply::{self, Answer, Ask};
 use super::request::{self, Durability, FUNCTIONS, VERSION};
@@ -27,6 +27,8 @@ pub type Made = heapless::String<40>;
 pub enum Aim {
     /// Look what is there, and change nothing.
     Look,
+    /// Find the volume; load the library where it is missing.
+    Find,
     /// Make the volume where it is missing.
     Make,
     /// Serve a volume that is there.
@@ -58,6 +60,8 @@ pub struct Settings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
     Hello,
+    /// Whether the server waits for its disk, where that is asked for.
+    Disk,
     Memory,
     Open,
     Load,
@@ -213,7 +217,7 @@ impl Connection {
         let settings = self.settings;
         let create = match self.aim {
             Aim::Make => settings.chunk,
-            Aim::Look | Aim::Serve => 0,
+            Aim::Look | Aim::Find | Aim::Serve => 0,
         };
         self.pipe.ask(|to| match step {
             Step::Hello => {
@@ -229,6 +233,10 @@ impl Connection {
                     to.bytes(b"AUTH").bytes(user).bytes(settings.password);
                 }
                 to.bytes(b"SETNAME").bytes(b"dpfs");
+            }
+            Step::Disk => {
+                to.request(3).bytes(b"CONFIG").bytes(b"GET");
+                to.bytes(b"appendfsync");
             }
             Step::Memory => {
                 to.request(2).bytes(b"INFO").bytes(b"memory");
@@ -264,10 +272,14 @@ impl Connection {
                 }
                 (Step::Hello, Some(Item::Map(pairs))) => {
                     self.server = hello(&mut reader, pairs)?;
-                    match self.aim {
-                        Aim::Serve => Step::Open,
-                        Aim::Look | Aim::Make => Step::Memory,
+                    match self.settings.durability {
+                        Some(Durability::Aof) => Step::Disk,
+                        _ => self.looked_at_disk(),
                     }
+                }
+                (Step::Disk, Some(Item::Map(1))) => {
+                    waits_for_disk(&mut reader)?;
+                    self.looked_at_disk()
                 }
                 (Step::Memory, Some(Item::Text { len, .. } | Item::Bulk(len))) => {
                     let report = reader.body(len).ok().flatten();
@@ -285,6 +297,13 @@ impl Connection {
             self.ask(next);
         }
         Ok(())
+    }
+
+    const fn looked_at_disk(&self) -> Step {
+        match self.aim {
+            Aim::Serve => Step::Open,
+            Aim::Look | Aim::Find | Aim::Make => Step::Memory,
+        }
     }
 
     /// The library is missing, or old.
@@ -389,6 +408,22 @@ fn hello(reader: &mut Reader<'_>, pairs: u64) -> Result<Text, Trouble> {
         }
     }
     Ok(server)
+}
+
+/// Refuse a server that answers before its disk has what it was asked for. With `everysec`, WAITAOF does not help:
+/// Valkey 8.1.1 was seen to confirm long before its next fdatasync(2).
+fn waits_for_disk(reader: &mut Reader<'_>) -> Result<(), Trouble> {
+    let mut word = None;
+    for _ in 0..2 {
+        let Ok(Some(Item::Bulk(len))) = reader.item() else {
+            return Err(Trouble::Malformed);
+        };
+        word = reader.body(len).ok().flatten();
+    }
+    match word.ok_or(Trouble::Malformed)? {
+        b"always" => Ok(()),
+        word => Err(Trouble::Late(kept(word))),
+    }
 }
 
 /// Refuse a server that throws records away when it has no more memory.

@@ -18,7 +18,7 @@ const BACKOFF: (u64, u64) = (10_000_000, 1_000_000_000);
 /// Longest time in nanoseconds that making a connection may take.
 const CONNECTING: u64 = 5_000_000_000;
 /// Most bytes of what a server says that are kept.
-const TEXT: usize = 96;
+const TEXT: usize = 104;
 
 /// Say where a server is.
 #[derive(Debug)]
@@ -60,29 +60,41 @@ pub enum Trouble {
     Gone,
     /// Without memory the server would throw records away.
     Evicts,
+    /// The server does not wait for its disk, in its own word (`appendfsync`).
+    Late(Text),
 }
 
 impl Trouble {
     /// Keep what a server said.
     pub fn refused(text: &[u8]) -> Self {
-        let mut kept = Text::new();
-        for byte in text.iter().take(TEXT) {
-            let shown = match byte {
-                b' '..=b'~' => char::from(*byte),
-                _ => '?',
-            };
-            let _ = kept.push(shown);
-        }
-        Self::Refused(kept)
+        Self::Refused(kept(text))
     }
 
     /// Tell whether it may pass without anybody doing anything.
     pub const fn passes(&self) -> bool {
         !matches!(
             self,
-            Self::Refused(_) | Self::Cluster | Self::Malformed | Self::Gone | Self::Evicts
+            Self::Refused(_)
+                | Self::Cluster
+                | Self::Malformed
+                | Self::Gone
+                | Self::Evicts
+                | Self::Late(_)
         )
     }
+}
+
+/// Keep what a server said, what is no plain text left out.
+pub fn kept(text: &[u8]) -> Text {
+    let mut kept = Text::new();
+    for byte in text.iter().take(TEXT) {
+        let shown = match byte {
+            b' '..=b'~' => char::from(*byte),
+            _ => '?',
+        };
+        let _ = kept.push(shown);
+    }
+    kept
 }
 
 impl fmt::Display for Trouble {
@@ -99,6 +111,10 @@ impl fmt::Display for Trouble {
                 "the server is part of a cluster; allowed: a single server, or a primary with replicas"
             ),
             Self::Replica => write!(out, "the server is a replica; allowed: a primary"),
+            Self::Late(word) => write!(
+                out,
+                "the server has appendfsync {word}; allowed with durability \"aof\": always"
+            ),
             Self::Evicts => write!(
                 out,
                 "the server throws keys away when its memory is full; allowed: maxmemory 0, or maxmemory-policy noeviction"

@@ -80,14 +80,23 @@ impl Server {
     /// # Errors
     /// Why it cannot be served, in words.
     pub fn open(config: &Config<'_>) -> Result<&'static Self, String> {
+        Self::prepared(config, Aim::Make)
+    }
+
+    /// As [`Self::open`], for a volume that must be there.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn find(config: &Config<'_>) -> Result<&'static Self, String> {
+        Self::prepared(config, Aim::Find)
+    }
+
+    fn prepared(config: &Config<'_>, aim: Aim) -> Result<&'static Self, String> {
         let settings: &'static Settings = Box::leak(Box::new(settings(config)?));
-        let mut engine = engine(settings, Aim::Make, 1)?;
+        let mut engine = engine(settings, aim, 1)?;
         wait(&mut engine)?;
-        let (chunk, made) = engine
-            .connection()
-            .found()
-            .cloned()
-            .ok_or("the server made no volume")?;
+        let found = engine.connection().found().cloned();
+        let (chunk, made) = found.ok_or_else(|| format!("no volume {:?}", config.volume))?;
         let found = |timeout| -> &'static Settings {
             Box::leak(Box::new(Settings {
                 chunk,
@@ -159,7 +168,7 @@ fn engine(settings: &'static Settings, aim: Aim, requests: u32) -> Result<Valkey
 fn not_durable(durability: Durability) -> String {
     match durability {
         Durability::Aof => {
-            "durability \"aof\" needs a server with appendonly yes, Valkey or Redis from 7.2".into()
+            "durability \"aof\" needs a server with appendonly yes and WAITAOF: Valkey, or Redis from 7.2".into()
         }
         Durability::Replicas(count) => format!("{count} replicas were to confirm, and fewer did"),
     }
