@@ -66,7 +66,8 @@ fn compound(buffer: &mut [u8]) -> Compound<'_> {
 }
 
 impl Bare {
-    fn connect(port: u16, slots: usize) -> Self {
+    /// Be a client of this name.
+    fn connect(port: u16, name: &str, slots: usize) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut bare = Self {
@@ -87,7 +88,7 @@ impl Bare {
             max_requests: slots as u32,
         };
         let (client, number) = bare.ask(
-            |call| call.exchange_id(&verifier, b"dpfs bench"),
+            |call| call.exchange_id(&verifier, name.as_bytes()),
             |results| {
                 results
                     .exchange_id()
@@ -283,7 +284,8 @@ pub fn run() {
     let pid = server.pid();
     for depth in [1, 16, 32] {
         for opcode in [Opcode::READ, Opcode::WRITE] {
-            let mut bare = Bare::connect(server.port, depth);
+            let name = format!("bench {depth} {}", opcode.name());
+            let mut bare = Bare::connect(server.port, &name, depth);
             let mut worked = || work(pid);
             bare.measure(
                 Run::start("nfs", &mut worked, "bare client", depth),
