@@ -87,24 +87,27 @@ impl Backend for NfsVolume {
 }
 
 fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVolume, String> {
+    let cache = match nfs.cache {
+        config::Cache::None => nfs::Cache::None,
+        config::Cache::Auto => nfs::Cache::Auto,
+        config::Cache::Always => nfs::Cache::Always,
+    };
     nfs::served::open(&nfs::served::Config {
         server: nfs.server.clone(),
         port: nfs.port,
         export: nfs.export.clone(),
         minor: nfs.minor,
-        connections: nfs.connections,
-        soft: nfs.soft,
-        timeo: nfs.timeo,
-        retrans: nfs.retrans,
-        reserved_port: nfs.reserved_port,
-        cache: match nfs.cache {
-            config::Cache::None => nfs::Cache::None,
-            config::Cache::Auto => nfs::Cache::Auto,
-            config::Cache::Always => nfs::Cache::Always,
+        options: nfs::Options {
+            connections: nfs.connections,
+            soft: nfs.soft,
+            timeo: nfs.timeo,
+            retrans: nfs.retrans,
+            reserved_port: nfs.reserved_port,
+            cache,
+            read_only: nfs.read_only,
+            anonymous: nfs.anonymous,
+            uncommitted: nfs.uncommitted as usize,
         },
-        read_only: nfs.read_only,
-        anonymous: nfs.anonymous,
-        uncommitted: nfs.uncommitted as usize,
         limits: (device.limits.nodes, device.limits.open_files),
         device: format!("{} {:?}", device.tag, device.hal),
     })

@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::time::Instant as Clock;
 
 use dpfs::backend::nfs::served::{self, Config};
-use dpfs::backend::nfs::{Cache, NfsVolume};
+use dpfs::backend::nfs::{Cache, NfsVolume, Options};
 use dpfs::wire::fuse::{CreateIn, Opcode, ROOT_ID};
 use dpfs::wire::nfs4::{
     Call, ChannelSize, Compound, Handle, Results, SessionId, StateId, Status, op,
@@ -35,15 +35,17 @@ fn config(port: u16) -> Config {
         port,
         export: EXPORT.into(),
         minor: Some(1),
-        connections: 1,
-        soft: false,
-        timeo: 60_000_000_000,
-        retrans: 2,
-        reserved_port: false,
-        cache: Cache::Auto,
-        read_only: false,
-        anonymous: false,
-        uncommitted: 32 << 20,
+        options: Options {
+            connections: 1,
+            soft: false,
+            timeo: 60_000_000_000,
+            retrans: 2,
+            reserved_port: false,
+            cache: Cache::Auto,
+            read_only: false,
+            anonymous: false,
+            uncommitted: 32 << 20,
+        },
         limits: (1 << 17, 1 << 10),
         device: "bench".into(),
     }

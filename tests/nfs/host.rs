@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use dpfs::backend::nfs::served::{self, Config};
-use dpfs::backend::nfs::{Cache, Nfs, NfsVolume};
+use dpfs::backend::nfs::{Cache, Nfs, NfsVolume, Options};
 pub use dpfs_harness::host::*;
 use dpfs_harness::{Bed, Setup};
 
@@ -39,15 +39,17 @@ pub fn config(port: u16) -> Config {
         port,
         export: EXPORT.into(),
         minor: None,
-        connections: 1,
-        soft: false,
-        timeo: 2_000_000_000,
-        retrans: 2,
-        reserved_port: false,
-        cache: Cache::Auto,
-        read_only: false,
-        anonymous: false,
-        uncommitted: 8 << 20,
+        options: Options {
+            connections: 1,
+            soft: false,
+            timeo: 2_000_000_000,
+            retrans: 2,
+            reserved_port: false,
+            cache: Cache::Auto,
+            read_only: false,
+            anonymous: false,
+            uncommitted: 8 << 20,
+        },
         limits: (10_000, 1000),
         device: "test".into(),
     }

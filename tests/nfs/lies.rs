@@ -40,9 +40,9 @@ fn everything(host: &mut Host, round: u64) {
 #[test]
 fn changed_answers_are_errors_and_the_truth_is_believed_again() {
     let mut host = Host::with(Manner::default(), |config| {
-        config.soft = true;
-        config.timeo = 200_000_000;
-        config.retrans = 1;
+        config.options.soft = true;
+        config.options.timeo = 200_000_000;
+        config.options.retrans = 1;
     });
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let changed = Arc::new(AtomicU64::new(0));
@@ -83,9 +83,9 @@ fn changed_answers_are_errors_and_the_truth_is_believed_again() {
 #[test]
 fn answers_that_end_early_are_errors() {
     let mut host = Host::with(Manner::default(), |config| {
-        config.soft = true;
-        config.timeo = 200_000_000;
-        config.retrans = 1;
+        config.options.soft = true;
+        config.options.timeo = 200_000_000;
+        config.options.retrans = 1;
     });
     for kept in (4..400).step_by(4) {
         host.relay.change(Some(Box::new(move |record| {

@@ -130,7 +130,7 @@ fn content_is_made_durable_when_the_host_asks_or_closes() {
         host.write(node, fh, 0, b"b").unwrap();
         host.release(node, fh).unwrap();
     });
-    let mut host = Host::with(Manner::default(), |config| config.uncommitted = 0);
+    let mut host = Host::with(Manner::default(), |config| config.options.uncommitted = 0);
     let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
     host.write(file.nodeid, fh, 0, b"a").unwrap();
     let (calls, ()) = host.calls_of(|host| host.fsync(file.nodeid, fh).unwrap());
@@ -183,7 +183,7 @@ fn content_is_what_was_written_at_any_offset_and_of_any_size() {
 
 #[test]
 fn many_requests_are_under_way_at_once() {
-    let mut host = Host::with(Manner::default(), |config| config.connections = 3);
+    let mut host = Host::with(Manner::default(), |config| config.options.connections = 3);
     let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
     let content: Vec<u8> = (0..32 << 16).map(|at: u32| (at >> 8) as u8).collect();
     assert_eq!(
@@ -431,7 +431,9 @@ fn the_page_cache_is_kept_until_somebody_else_changes_the_file() {
 
 #[test]
 fn without_caches_nothing_is_kept() {
-    let mut host = Host::with(Manner::default(), |config| config.cache = Cache::None);
+    let mut host = Host::with(Manner::default(), |config| {
+        config.options.cache = Cache::None
+    });
     let file = host.file(ROOT, "f", b"one");
     assert_eq!(
         (file.entry_valid, file.entry_valid_nsec, file.attr_valid),
@@ -486,7 +488,7 @@ fn an_export_that_is_only_read_refuses_changes() {
             read_only: by_server,
             ..Manner::default()
         };
-        let mut host = Host::with(manner, |config| config.read_only = !by_server);
+        let mut host = Host::with(manner, |config| config.options.read_only = !by_server);
         fs::write(host.server.path("f"), "content").unwrap();
         let file = host.lookup(ROOT, "f").unwrap();
         assert_eq!(host.open(file.nodeid, O_RDWR).err(), Some(Errno::EROFS));

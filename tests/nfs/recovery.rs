@@ -52,7 +52,7 @@ fn a_call_whose_answer_is_lost_is_done_exactly_once() {
 
 #[test]
 fn connections_that_break_at_any_time_are_not_seen() {
-    let mut host = Host::with(Manner::default(), |config| config.connections = 2);
+    let mut host = Host::with(Manner::default(), |config| config.options.connections = 2);
     let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
     let node = file.nodeid;
     for round in 0..60u8 {
@@ -246,9 +246,9 @@ fn a_file_that_went_while_the_server_was_down_is_stale() {
 fn a_soft_mount_gives_up_and_a_hard_one_waits() {
     for soft in [true, false] {
         let mut host = Host::with(Manner::default(), |config| {
-            config.soft = soft;
-            config.timeo = 300_000_000;
-            config.retrans = 2;
+            config.options.soft = soft;
+            config.options.timeo = 300_000_000;
+            config.options.retrans = 2;
         });
         let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
         host.server.freeze(true);
@@ -271,7 +271,9 @@ fn a_soft_mount_gives_up_and_a_hard_one_waits() {
 
 #[test]
 fn a_server_slower_than_the_timeout_is_not_asked_twice() {
-    let mut host = Host::with(Manner::default(), |config| config.timeo = 300_000_000);
+    let mut host = Host::with(Manner::default(), |config| {
+        config.options.timeo = 300_000_000
+    });
     for round in 0..4 {
         host.server.freeze(true);
         let message = host

@@ -61,7 +61,8 @@ impl Nfs {
                     return false;
                 }
                 let settings = &self.volume.settings;
-                if let Some(fd) = link.connect(&settings.server, settings.reserved_port, self.now)
+                if let Some(fd) =
+                    link.connect(&settings.server, settings.options.reserved_port, self.now)
                     && self.epoll.add(fd, at as u64).is_err()
                 {
                     self.close_link(at);
@@ -508,7 +509,10 @@ impl Nfs {
         }
         let urgent = self.delayed > 0 || self.phase != Phase::Up;
         self.tick = self.now.after(if urgent { DELAY.0 / 4 } else { TICK });
-        let (timeo, soft) = (self.volume.settings.timeo, self.volume.settings.soft);
+        let (timeo, soft) = (
+            self.volume.settings.options.timeo,
+            self.volume.settings.options.soft,
+        );
         let mut silent = [false; MAX_LINKS];
         let mut given_up = heapless::Vec::<Handle, 64>::new();
         for (handle, task) in self.tasks.iter_mut() {
@@ -526,7 +530,7 @@ impl Nfs {
                         task.place == Place::Sent && self.links[link].state == State::Bound;
                     task.tries += 1;
                     task.since = self.now;
-                    if soft && task.tries > self.volume.settings.retrans {
+                    if soft && task.tries > self.volume.settings.options.retrans {
                         let _ = given_up.push(handle);
                     }
                 }

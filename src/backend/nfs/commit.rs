@@ -19,7 +19,9 @@ pub(super) fn commit_call<'a>(call: Compound<'a>, file: &Handle) -> Compound<'a>
 impl Nfs {
     /// Say how a WRITE begins. What is newer than something that is kept has to be kept, too, behind it.
     pub(super) fn stage(&self, node: u64, sync: bool) -> Stage {
-        if self.volume.settings.uncommitted == 0 || (sync && !self.volume.is_uncommitted(node)) {
+        if self.volume.settings.options.uncommitted == 0
+            || (sync && !self.volume.is_uncommitted(node))
+        {
             Stage::Stable
         } else {
             Stage::Waits(sync)
@@ -147,7 +149,7 @@ impl Nfs {
 
     /// Make old content durable.
     pub(super) fn commit_old(&mut self) {
-        if self.volume.settings.uncommitted > 0 && self.now.since(self.settled) > AGE {
+        if self.volume.settings.options.uncommitted > 0 && self.now.since(self.settled) > AGE {
             self.commit_oldest();
         }
     }

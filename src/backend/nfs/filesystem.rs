@@ -40,7 +40,7 @@ impl Nfs {
     }
 
     fn writable(&self) -> Result<(), Errno> {
-        if self.volume.settings.read_only {
+        if self.volume.settings.options.read_only {
             Err(Errno::EROFS)
         } else {
             Ok(())
@@ -180,7 +180,7 @@ impl FileSystem for Nfs {
             | InitFlags::DO_READDIRPLUS
             | InitFlags::READDIRPLUS_AUTO
             | InitFlags::AUTO_INVAL_DATA;
-        if self.volume.settings.cache == Cache::None {
+        if self.volume.settings.options.cache == Cache::None {
             flags |= InitFlags::DIRECT_IO_ALLOW_MMAP;
         }
         Wishes {

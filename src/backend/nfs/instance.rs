@@ -108,7 +108,7 @@ impl Nfs {
         let count = requests.min(0xf000) + OWN;
         let settings = &volume.settings;
         let mut links = heapless::Vec::new();
-        for _ in 0..settings.connections.clamp(1, MAX_LINKS as u32) {
+        for _ in 0..settings.options.connections.clamp(1, MAX_LINKS as u32) {
             let _ = links.push(Link::new(arena, count)?);
         }
         let none = |_| OutOfMemory { wanted: 0, left: 0 };
@@ -173,7 +173,7 @@ impl Nfs {
 
     /// Say in whose name a call goes.
     pub(super) fn user(&self, user: Credentials) -> Credentials {
-        if self.volume.settings.anonymous {
+        if self.volume.settings.options.anonymous {
             Credentials::None
         } else {
             user

@@ -37,4 +37,4 @@ mod uncommitted;
 mod volume;
 
 pub use instance::Nfs;
-pub use volume::{Cache, NfsVolume, Settings};
+pub use volume::{Cache, NfsVolume, Options, Settings};

@@ -10,7 +10,7 @@ use std::vec::Vec;
 
 use super::instance::Nfs;
 use super::recovery::Mounted;
-use super::volume::{Cache, NfsVolume, Settings};
+use super::volume::{NfsVolume, Options, Settings};
 use crate::fuse::FileSystem;
 use crate::sys::time::Instant;
 use crate::sys::{file, map};
@@ -32,24 +32,8 @@ pub struct Config {
     pub export: String,
     /// Minor version of NFSv4; `None` for 2, or 1 where the server has no 2.
     pub minor: Option<u32>,
-    /// Connections of each core.
-    pub connections: u32,
-    /// Fail with `EIO` in the end, instead of waiting for the server for ever.
-    pub soft: bool,
-    /// Nanoseconds without an answer after which a connection is made anew.
-    pub timeo: u64,
-    /// Silences that a soft mount bears.
-    pub retrans: u32,
-    /// Connect from a port below 1024.
-    pub reserved_port: bool,
-    /// What the host may keep.
-    pub cache: Cache,
-    /// Refuse every change.
-    pub read_only: bool,
-    /// Use AUTH_NONE.
-    pub anonymous: bool,
-    /// Bytes of content that the server has not yet made durable; zero has it made durable before each answer.
-    pub uncommitted: usize,
+    /// How it is used.
+    pub options: Options,
     /// Nodes and open files, at most.
     pub limits: (u32, u32),
     /// What tells the device from all others of this machine, the same after a restart: with the machine's name, the
@@ -100,18 +84,10 @@ fn settings(config: &Config, server: SocketAddr, minor: u32) -> Settings {
     Settings {
         server,
         minor,
-        connections: config.connections,
-        soft: config.soft,
-        timeo: config.timeo,
-        retrans: config.retrans,
-        reserved_port: config.reserved_port,
-        cache: config.cache,
-        read_only: config.read_only,
-        anonymous: config.anonymous,
         max_read: LARGEST as u32,
         max_write: LARGEST as u32,
         lease: 30_000_000_000,
-        uncommitted: config.uncommitted,
+        options: config.options,
     }
 }
 
@@ -141,7 +117,7 @@ fn volume(
     probe: u64,
 ) -> Result<&'static NfsVolume, String> {
     let limits = if probe == 0 { config.limits } else { (1, 1) };
-    let bytes = NfsVolume::footprint(limits.0, limits.1, settings.uncommitted);
+    let bytes = NfsVolume::footprint(limits.0, limits.1, settings.options.uncommitted);
     let arena = map::reserve(bytes).map_err(|error| error.to_string())?;
     let who = (client_number(config) ^ probe, random(), random());
     let root = (mounted.root, mounted.fsid, mounted.fileid);
@@ -164,8 +140,11 @@ fn mount(
     };
     let probe = random() | 1;
     let settings = Settings {
-        connections: 1,
-        uncommitted: 0,
+        options: Options {
+            connections: 1,
+            uncommitted: 0,
+            ..config.options
+        },
         ..settings(config, server, minor)
     };
     let volume = volume(config, settings, &nothing, probe)?;
@@ -201,7 +180,7 @@ impl NfsVolume {
     /// # Errors
     /// What is missing, in words.
     pub fn attach(&'static self, requests: u32) -> Result<Nfs, String> {
-        let bytes = Nfs::footprint(requests, self.settings.connections);
+        let bytes = Nfs::footprint(requests, self.settings.options.connections);
         let arena = map::reserve(bytes).map_err(|error| error.to_string())?;
         Nfs::new(&arena, self, requests, b"")
             .map_err(|_| "no memory or descriptor for the requests".to_string())

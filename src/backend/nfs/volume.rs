@@ -27,13 +27,9 @@ pub enum Cache {
     Always,
 }
 
-/// Say which server is used, and how.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Server.
-    pub server: SocketAddr,
-    /// Minor version of NFSv4: 1 or 2.
-    pub minor: u32,
+/// Say how a server is used.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
     /// Connections of each core.
     pub connections: u32,
     /// Give up after `retrans` silences of `timeo` with `EIO`, instead of going on for ever.
@@ -50,14 +46,25 @@ pub struct Settings {
     pub read_only: bool,
     /// Send AUTH_NONE instead of the caller's numbers.
     pub anonymous: bool,
+    /// Bytes of content that the server has not yet made durable; zero has it made durable before each answer.
+    pub uncommitted: usize,
+}
+
+/// Say which server is used, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Server.
+    pub server: SocketAddr,
+    /// Minor version of NFSv4: 1 or 2.
+    pub minor: u32,
     /// Largest READ in bytes.
     pub max_read: u32,
     /// Largest WRITE in bytes.
     pub max_write: u32,
     /// Nanoseconds that the server keeps state which is not renewed.
     pub lease: u64,
-    /// Bytes of content that the server has not yet made durable; zero has it made durable before each answer.
-    pub uncommitted: usize,
+    /// How.
+    pub options: Options,
 }
 
 impl NodeKey for Handle {
@@ -178,7 +185,7 @@ impl NfsVolume {
         (client, boot, seed): (u64, u64, u64),
         (root, fsid, fileid): (Handle, (u64, u64), u64),
     ) -> Result<&'static Self, OutOfMemory> {
-        let kept = settings.uncommitted;
+        let kept = settings.options.uncommitted;
         let mut client_name = *b"dpfs:0000000000000000:v1";
         write_hex(&mut client_name[5..21], client);
         let root_node = Node {
@@ -248,7 +255,7 @@ impl NfsVolume {
 
     /// Tell whether content of a file is not yet durable.
     pub(super) fn is_uncommitted(&self, node: u64) -> bool {
-        self.settings.uncommitted > 0 && self.uncommitted.lock().has(node)
+        self.settings.options.uncommitted > 0 && self.uncommitted.lock().has(node)
     }
 
     /// Content of a file is lost that was answered before number `upto`: whoever has it open is told.
@@ -273,7 +280,7 @@ impl NfsVolume {
 
     /// Tell how long the host may remember attributes, and names.
     pub(super) fn ttl(&self) -> Duration {
-        match self.settings.cache {
+        match self.settings.options.cache {
             Cache::None => Duration::ZERO,
             Cache::Auto => Duration::from_secs(1),
             Cache::Always => Duration::from_secs(86_400),
@@ -380,7 +387,7 @@ impl NfsVolume {
                     node.opens += 1;
                     core::mem::replace(&mut node.change, change) == change
                 });
-                let flags = match self.settings.cache {
+                let flags = match self.settings.options.cache {
                     _ if directory => FopenFlags::empty(),
                     Cache::None => FopenFlags::DIRECT_IO | FopenFlags::NOFLUSH,
                     _ if same == Some(true) => FopenFlags::KEEP_CACHE | FopenFlags::NOFLUSH,
