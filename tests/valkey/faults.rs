@@ -235,7 +235,7 @@ fn a_server_that_stops_in_the_middle_leaves_writes_in_doubt() {
     let server = Server::start(KINDS[0], &[]);
     let place = server.place();
     let volume = Volume::open(&Config {
-        timeout: SECOND,
+        timeout: 3 * SECOND,
         ..config(&place, "v")
     });
     let mut host = Host::over(volume.unwrap().attach(64).unwrap());
