@@ -550,7 +550,7 @@ impl Pipeline {
 /// Log what a server says, once for each connection: thousands of requests may hear the same.
 fn complain(complained: &mut bool, text: &[u8]) {
     if !core::mem::replace(complained, true) {
-        let text = kept(text.trim_ascii_end());
+        let text = kept(text.strip_prefix(b"-").unwrap_or(text).trim_ascii_end());
         crate::log::error!("valkey: the server answers: {}", text.as_str());
     }
 }
