@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::boot::turn;
-use crate::daemon::Daemon;
+use crate::boot::{end, turn};
+use crate::daemon::{Daemon, wait_for};
 use crate::server::Server;
-use crate::{UML, works_on};
+use crate::{UML, nothing_is_held, works_on};
 
 #[test]
 fn the_valkey_engine_works() {
@@ -56,4 +56,20 @@ fn a_source_tree_on_a_server_that_is_killed_again_and_again_is_whole() {
     UML.run(&other, "tree-check", &[]);
     let daemon = daemon.killed_and_restarted();
     UML.run(&daemon, "tree-check", &[]);
+}
+
+#[test]
+fn a_guest_that_is_killed_while_the_server_is_silent_leaves_nothing() {
+    let _turn = turn();
+    let server = Server::start("valkey", &[]);
+    let daemon = Daemon::valkey(&server.place(), "");
+    let mut boot = UML.spawn(&daemon, "hold", &["files=5000"]);
+    wait_for("the guest makes files", 120, || daemon.gauge("nodes") > 500);
+    server.signal("STOP");
+    wait_for("a request waits", 60, || daemon.gauge("in_flight") > 0);
+    end(&mut boot);
+    server.signal("CONT");
+    nothing_is_held(&daemon);
+    UML.run(&daemon, "smoke", &[]);
+    assert_eq!(daemon.stop(), Some(0));
 }

@@ -235,7 +235,7 @@ fn a_server_that_stops_in_the_middle_leaves_writes_in_doubt() {
     let server = Server::start(KINDS[0], &[]);
     let place = server.place();
     let volume = Volume::open(&Config {
-        timeout: SECOND,
+        timeout: 3 * SECOND,
         ..config(&place, "v")
     });
     let mut host = Host::over(volume.unwrap().attach(64).unwrap());
@@ -347,6 +347,7 @@ fn whoever_may_not_is_told_why() {
         // INFO is among the dangerous.
         said(open(Some("dpfs"), Some(&user)).err(), "NOPERM");
         connection.ask(&[b"ACL", b"SETUSER", b"dpfs", b"+info"]);
+        connection.ask(&[b"FUNCTION", b"FLUSH"]);
         let mut other = Host::over(open(Some("dpfs"), Some(&user)).unwrap().attach(64).unwrap());
         work(&mut other, 3..6);
         assert_eq!(host.snapshot(), other.snapshot());

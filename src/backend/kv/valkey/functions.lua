@@ -254,7 +254,8 @@ redis.register_function('dpfs_write', function(keys, argv)
             if index > 0 and redis.call('EXISTS', chunk) == 0 then
                 redis.call('ZADD', chunks_at(prefix, ino), index, index)
             end
-            redis.call('SETRANGE', chunk, inside, bytes:sub(at + 1, at + count))
+            -- A string of Lua is a copy, so the usual one piece is not cut.
+            redis.call('SETRANGE', chunk, inside, count == #bytes and bytes or bytes:sub(at + 1, at + count))
             at = at + count
         end
         redis.call('SET', inode_at(prefix, ino), version .. patch(stored:sub(9), argv[7]))

@@ -14,6 +14,7 @@ use zerocopy::FromZeros;
 
 use super::super::chunk::zero;
 use super::super::engine::{Busy, Client, Done, Failure, Op, Token, VALUE_MAX};
+use super::link::kept;
 use super::reply::{self, Answer, Ask, What};
 use super::request::{FUNCTIONS, Once, VERSION_LEN};
 use crate::mem::{Arena, OutOfMemory, RingBuffer, fill};
@@ -128,6 +129,8 @@ pub struct Pipeline {
     start: usize,
     end: usize,
     content: Content,
+    /// The server's words for a failure were logged.
+    complained: bool,
     client: u64,
     /// Sequence numbers: of the next change, and the lowest whose reply is wanted.
     next: u64,
@@ -162,6 +165,7 @@ impl Pipeline {
             start: 0,
             end: 0,
             content: Content::default(),
+            complained: false,
             client,
             next: 1,
             oldest: 1,
@@ -441,6 +445,10 @@ impl Pipeline {
         };
         let result = match reply::understand(call, &bytes[..len], client)? {
             Answer::Done(result) => result,
+            Answer::Refused(failure) => {
+                complain(&mut self.complained, &bytes[..len]);
+                Err(failure)
+            }
             Answer::Later => return Err(Lost::Later),
         };
         self.start += len;
@@ -489,6 +497,10 @@ impl Pipeline {
                 match reply::refused(text) {
                     Answer::Later => return Err(Lost::Later),
                     Answer::Done(result) => content.failed = result.err(),
+                    Answer::Refused(failure) => {
+                        complain(&mut self.complained, text);
+                        content.failed = Some(failure);
+                    }
                 }
             }
             let inside = (call.start + content.at as u64) % u64::from(chunk);
@@ -517,6 +529,7 @@ impl Pipeline {
     pub fn reset(&mut self) {
         (self.sent, self.part, self.start, self.end) = (0, 0, 0, 0);
         self.content = Content::default();
+        self.complained = false;
         self.asking = true;
         (self.ask_len, self.ask_sent) = (0, 0);
     }
@@ -531,6 +544,14 @@ impl Pipeline {
             self.finish(&call, false);
             client.done(Token(call.token), Err(failure));
         }
+    }
+}
+
+/// Log what a server says, once for each connection: thousands of requests may hear the same.
+fn complain(complained: &mut bool, text: &[u8]) {
+    if !core::mem::replace(complained, true) {
+        let text = kept(text.strip_prefix(b"-").unwrap_or(text).trim_ascii_end());
+        crate::log::error!("valkey: the server answers: {}", text.as_str());
     }
 }
 

@@ -174,6 +174,8 @@ pub fn request(
 pub enum Answer {
     /// It has ended.
     Done(Result<Done, Failure>),
+    /// It has failed, for a reason that somebody should hear of.
+    Refused(Failure),
     /// It is to be asked again: nothing was done, but may be later.
     Later,
 }
@@ -191,12 +193,8 @@ pub fn refused(text: &[u8]) -> Answer {
         | Problem::ClusterDown
         | Problem::NoFunction
         | Problem::Refused => Answer::Later,
-        _ if text.starts_with(b"DPFS stale") => Answer::Done(Err(Failure::Unknown)),
-        _ => {
-            let text = core::str::from_utf8(text).unwrap_or("no text");
-            crate::log::error!("valkey: the server answers: {}", text);
-            Answer::Done(Err(Failure::Broken))
-        }
+        _ if text.starts_with(b"DPFS stale") => Answer::Refused(Failure::Unknown),
+        _ => Answer::Refused(Failure::Broken),
     }
 }
 
