@@ -7,7 +7,7 @@ use crate::{QEMU, UML, nothing_is_held, number, works_on};
 #[test]
 fn a_guest_works_on_a_function() {
     let _turn = turn();
-    works_on(UML, Daemon::snap(1, "local"));
+    works_on(UML, Daemon::snap(1, "local"), &[]);
 }
 
 #[test]
