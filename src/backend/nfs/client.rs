@@ -497,8 +497,10 @@ impl Nfs {
 
     fn wait(&mut self, handle: Handle, nanoseconds: u64) {
         if let Some(task) = self.tasks.get_mut(handle) {
-            task.place = Place::Delayed(self.now.after(nanoseconds));
+            let at = self.now.after(nanoseconds);
+            task.place = Place::Delayed(at);
             self.delayed += 1;
+            self.tick = self.tick.min(at);
         }
     }
 
