@@ -286,7 +286,7 @@ mod tests {
         };
         // Four queues: 16 MiB each at 64, 256 MiB each at 256; tables are small beside that.
         let grown = snap(256).total() - snap(64).total();
-        assert_eq!(grown >> 20, 4 * 240, "{grown}");
+        assert!((4 * 240..4 * 242).contains(&(grown >> 20)), "{grown}");
         let error = snap(256).check_against(1 << 30).unwrap_err().to_string();
         assert!(
             error.contains(
