@@ -15,6 +15,15 @@ const FILE: u64 = 64 << 20;
 /// Names that are made, looked up and removed.
 const NAMES: u64 = 100_000;
 
+/// Give the arguments of a CREATE.
+pub(super) fn create() -> CreateIn {
+    CreateIn {
+        flags: 2,
+        mode: 0o100_644,
+        ..CreateIn::default()
+    }
+}
+
 impl Bench {
     /// Serve a batch until all of it is answered; gives the first bytes of the last reply's body.
     pub(super) fn serve(&mut self, chains: &[Vec<Buffer>]) {
@@ -68,7 +77,7 @@ impl Bench {
         }
     }
 
-    pub(super) fn created(&self, slot: u64) -> EntryOut {
+    fn created(&self, slot: u64) -> EntryOut {
         let mut bytes = [0; size_of::<EntryOut>()];
         let at = (BUFFERS + slot * STRIDE + 2064) as usize;
         // SAFETY: the reply is in the bench's own memory.
@@ -80,8 +89,16 @@ impl Bench {
         EntryOut::read_from_bytes(&bytes).expect("as long as an entry")
     }
 
+    /// Make a file, open it, and have it read and written from here on.
+    pub(super) fn make_file(&mut self, name: &str) {
+        self.node = ROOT_ID;
+        let chain = self.named(0, Opcode::CREATE, create().as_bytes(), name, 144);
+        self.serve(&[chain]);
+        (self.node, self.fh) = (self.created(0).nodeid, self.opened(0));
+    }
+
     /// Give the number of the file that a CREATE opened.
-    pub(super) fn opened(&self, slot: u64) -> u64 {
+    fn opened(&self, slot: u64) -> u64 {
         let mut bytes = [0; 8];
         let at = (BUFFERS + slot * STRIDE + 2064) as usize + size_of::<EntryOut>();
         // SAFETY: the reply is in the bench's own memory.
@@ -137,15 +154,7 @@ pub fn run(batches: u32) {
         let tree = volume.attach(256).unwrap();
         let mut bench = Bench::new(volume, Box::leak(Box::new(tree)), false);
         bench.mount();
-        bench.node = ROOT_ID;
-        let create = CreateIn {
-            flags: 2,
-            mode: 0o100_644,
-            ..CreateIn::default()
-        };
-        let chain = bench.named(0, Opcode::CREATE, create.as_bytes(), "file", 144);
-        bench.serve(&[chain]);
-        bench.node = bench.created(0).nodeid;
+        bench.make_file("file");
         let kib = chunk >> 10;
         let rate = |what: &str, count: u64, start: Clock| {
             let rate = count as f64 / start.elapsed().as_secs_f64() / 1e3;
@@ -178,7 +187,7 @@ pub fn run(batches: u32) {
         }
         bench.node = ROOT_ID;
         for (opcode, args, room) in [
-            (Opcode::CREATE, create.as_bytes(), 144),
+            (Opcode::CREATE, create().as_bytes(), 144),
             (Opcode::LOOKUP, &[][..], 128),
             (Opcode::UNLINK, &[], 0),
         ] {

@@ -10,12 +10,11 @@ use std::time::Instant as Clock;
 
 use dpfs::backend::nfs::served::{self, Config};
 use dpfs::backend::nfs::{Cache, NfsVolume, Options};
-use dpfs::wire::fuse::{CreateIn, Opcode, ROOT_ID};
+use dpfs::wire::fuse::Opcode;
 use dpfs::wire::nfs4::{
     Call, ChannelSize, Compound, Handle, Results, SessionId, StateId, Status, op,
 };
 use dpfs::wire::rpc::{self, Credentials, MARK_LEN, Message};
-use zerocopy::IntoBytes;
 
 use super::nfs_server::{EXPORT, Ganesha, Manner};
 use super::rates::{FILE, Random, Run};
@@ -269,15 +268,7 @@ pub fn run() {
     let client = volume.attach(128).unwrap();
     let mut bench = Bench::new(volume, Box::leak(Box::new(client)), false);
     bench.mount();
-    bench.node = ROOT_ID;
-    let create = CreateIn {
-        flags: 2,
-        mode: 0o100_644,
-        ..CreateIn::default()
-    };
-    let chain = bench.named(0, Opcode::CREATE, create.as_bytes(), NAME, 144);
-    bench.serve(&[chain]);
-    (bench.node, bench.fh) = (bench.created(0).nodeid, bench.opened(0));
+    bench.make_file(NAME);
     let mut page = 0;
     bench.keep(32, |bench, slot| {
         page += 1;

@@ -10,9 +10,10 @@ use std::time::Instant as Clock;
 
 use dpfs::backend::kv::served::{ALWAYS, Served};
 use dpfs::backend::kv::valkey::server::{Config, Place, Server as Volume};
-use dpfs::wire::fuse::{CreateIn, Opcode, ROOT_ID};
+use dpfs::wire::fuse::{Opcode, ROOT_ID};
 use zerocopy::IntoBytes;
 
+use super::kv::create;
 use super::rates::{FILE, Random, Run};
 use super::server::{Connection, Reply, Server};
 use super::{Bench, PAGE};
@@ -151,15 +152,7 @@ pub fn run() {
         let tree = served.attach(256).unwrap();
         let mut bench = Bench::new(served, Box::leak(Box::new(tree)), false);
         bench.mount();
-        bench.node = ROOT_ID;
-        let create = CreateIn {
-            flags: 2,
-            mode: 0o100_644,
-            ..CreateIn::default()
-        };
-        let chain = bench.named(0, Opcode::CREATE, create.as_bytes(), "file", 144);
-        bench.serve(&[chain]);
-        bench.node = bench.created(0).nodeid;
+        bench.make_file("file");
         let mut page = 0;
         bench.keep(32, |bench, slot| {
             page += 1;
@@ -177,7 +170,7 @@ pub fn run() {
         }
         bench.node = ROOT_ID;
         for (opcode, args, room) in [
-            (Opcode::CREATE, create.as_bytes(), 144),
+            (Opcode::CREATE, create().as_bytes(), 144),
             (Opcode::LOOKUP, &[][..], 128),
             (Opcode::UNLINK, &[], 0),
         ] {

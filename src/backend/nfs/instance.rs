@@ -368,10 +368,7 @@ impl Nfs {
 
     /// Write the call of a READ of what is still wanted.
     pub(super) fn build_read(&mut self, handle: TaskId, offset: u64, left: usize) -> bool {
-        let room = self.response_room.saturating_sub(AROUND).max(4096);
-        let count = left
-            .min(self.volume.settings.max_read as usize)
-            .min(room as usize);
+        let count = at_once(left, self.volume.settings.max_read, self.response_room);
         let Some(fh) = self.file_of(handle) else {
             return false;
         };
@@ -382,10 +379,7 @@ impl Nfs {
 
     /// Write the call of a WRITE of what is left.
     pub(super) fn build_write(&mut self, handle: TaskId, offset: u64, left: usize) -> bool {
-        let room = self.request_room.saturating_sub(AROUND).max(4096);
-        let now = left
-            .min(self.volume.settings.max_write as usize)
-            .min(room as usize);
+        let now = at_once(left, self.volume.settings.max_write, self.request_room);
         let Some(fh) = self.file_of(handle) else {
             return false;
         };
@@ -432,4 +426,10 @@ impl Nfs {
                 .readdir(cookie, &verifier, bytes, &attributes)
         });
     }
+}
+
+/// Give how much of `left` one call carries: what the server takes at most, and what the session's messages hold.
+fn at_once(left: usize, most: u32, room: u32) -> usize {
+    left.min(most as usize)
+        .min(room.saturating_sub(AROUND).max(4096) as usize)
 }

@@ -444,8 +444,8 @@ impl NfsVolume {
         u32::from(hidden == Some(true))
     }
 
-    /// Tell whether a file is open here.
-    pub(super) fn is_open(&self, handle: &Handle) -> bool {
+    /// Look at, or change, what is known of a file when it is open here.
+    fn if_open<T>(&self, handle: &Handle, act: impl FnOnce(&mut Node) -> T) -> Option<T> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let make = || Node {
             fileid: 0,
@@ -453,40 +453,24 @@ impl NfsVolume {
             opens: 0,
             silly: None,
         };
-        let Ok(node) = self.nodes.look_up(*handle, make, epoch) else {
-            return false;
-        };
-        let open = self.nodes.update(node, |_, node| node.opens > 0);
-        self.nodes.forget(node, 1);
-        open == Some(true)
+        let id = self.nodes.look_up(*handle, make, epoch).ok()?;
+        let done = self
+            .nodes
+            .update(id, |_, node| (node.opens > 0).then(|| act(node)));
+        self.nodes.forget(id, 1);
+        done.flatten()
+    }
+
+    /// Tell whether a file is open here.
+    pub(super) fn is_open(&self, handle: &Handle) -> bool {
+        self.if_open(handle, |_| ()).is_some()
     }
 
     /// Remember that a file lost its last name while it was open.
     pub(super) fn set_silly(&self, handle: &Handle, silly: Silly, user: Credentials) {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        let make = || Node {
-            fileid: 0,
-            change: 0,
-            opens: 0,
-            silly: None,
-        };
-        let kept = self
-            .nodes
-            .look_up(*handle, make, epoch)
-            .ok()
-            .and_then(|id| {
-                let kept = self.nodes.update(id, |_, node| {
-                    let open = node.opens > 0;
-                    if open {
-                        node.silly = Some(silly);
-                    }
-                    open
-                });
-                self.nodes.forget(id, 1);
-                kept
-            });
+        let kept = self.if_open(handle, |node| node.silly = Some(silly));
         // It was closed meanwhile.
-        if kept != Some(true) {
+        if kept.is_none() {
             self.leave(Leftover::Name(silly, user));
         }
     }
