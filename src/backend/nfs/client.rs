@@ -75,7 +75,8 @@ impl Nfs {
             }
             State::Bare if matches!(link.ask, Ask::Nothing) => {
                 self.begin_ask(at);
-                true
+                // Who waits for the session of another connection, or for another core's turn, is not at work.
+                !matches!(self.links[at].ask, Ask::Nothing)
             }
             State::Bare | State::Bound => false,
         }

@@ -180,6 +180,15 @@ impl Nfs {
         }
     }
 
+    /// Say in whose name calls of our own go.
+    pub(super) fn machine(&self) -> Credentials {
+        self.user(Credentials::Sys {
+            uid: 0,
+            gid: 0,
+            group: None,
+        })
+    }
+
     pub(super) fn caller(&self, caller: &Caller, group: Option<u32>) -> Credentials {
         self.user(Credentials::Sys {
             uid: caller.uid,
@@ -349,12 +358,7 @@ impl Nfs {
         self.commit_old();
         if self.now.since(self.renewed) > self.volume.settings.lease / 3 {
             self.renewed = self.now;
-            let user = self.user(Credentials::Sys {
-                uid: 0,
-                gid: 0,
-                group: None,
-            });
-            self.start_own(Op::Renew, user, None, With::Nothing, |call| {
+            self.start_own(Op::Renew, self.machine(), None, With::Nothing, |call| {
                 call.sequence(false)
             });
         }

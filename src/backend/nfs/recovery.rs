@@ -12,10 +12,8 @@
 use crate::mem::Pinned;
 use crate::sys::time::Instant;
 use crate::wire::nfs4::{
-    AttrRequest, ChannelSize, Class, Compound, Created, Handle, OpenClaim, OpenHow, Results,
-    Status, Verifier,
+    AttrRequest, ChannelSize, Class, Compound, Created, Handle, OpenClaim, OpenHow, Results, Status,
 };
-use crate::wire::rpc::Credentials;
 use crate::wire::xdr::Malformed;
 
 use super::answer::{Trouble, ok};
@@ -58,8 +56,8 @@ pub enum Ask {
     Claim(Pinned<OpenFile>),
     /// To be told of as complete.
     Complete,
-    /// Whether this is the life of the server that has the content of this verifier.
-    Check(Verifier),
+    /// Whether this is the life of the server that has the content of this record.
+    Check(Record),
     /// To have content again: this record, so many bytes.
     Rewrite(Record, usize),
     /// Where the export is: for a mount.
@@ -131,16 +129,10 @@ impl Nfs {
         let minor = volume.settings.minor;
         let standing = *volume.standing.lock();
         let client = standing.client.unwrap_or(0);
-        let machine = Credentials::Sys {
-            uid: 0,
-            gid: 0,
-            group: None,
-        };
-        let machine = self.user(machine);
         let who = match &ask {
             Ask::Claim(file) => file.user,
             Ask::Rewrite(record, _) => self.user(record.user()),
-            _ => machine,
+            _ => self.machine(),
         };
         let link = &mut self.links[at];
         let mut payload = 0;
@@ -178,11 +170,7 @@ impl Nfs {
                 )
             }
             Ask::Complete => call.sequence(true).reclaim_complete(),
-            Ask::Check(_) => {
-                let oldest = volume.uncommitted.lock().from(0);
-                let file = oldest.map_or(Handle::EMPTY, |(_, record)| record.handle);
-                commit_call(call, &file)
-            }
+            Ask::Check(record) => commit_call(call, &record.handle),
             Ask::Rewrite(record, len) => {
                 let place = record.offset + self.rewriting.1 as u64;
                 payload = *len;
@@ -356,12 +344,12 @@ impl Nfs {
                 self.volume.standing.lock().complete = true;
                 Ok(Next::Rewrite)
             }
-            Ask::Check(verifier) => {
+            Ask::Check(record) => {
                 ok(results.sequence())?;
                 self.slots.give(0, true);
                 let same = ok(results.step(crate::wire::nfs4::op::PUTFH))
                     .and_then(|()| ok(results.commit()))
-                    .is_ok_and(|now| now == *verifier);
+                    .is_ok_and(|now| now == record.verifier);
                 if same {
                     self.volume.standing.lock().rewrite = false;
                 }
@@ -429,7 +417,7 @@ impl Nfs {
             return self.go_on(at, Next::Root);
         };
         if !self.checked {
-            return self.ask(at, Ask::Check(record.verifier));
+            return self.ask(at, Ask::Check(record));
         }
         if number != self.rewriting.0 {
             self.rewriting = (number, 0);
