@@ -277,3 +277,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn going_through_all_meets_each_open_file_once_and_a_second_pin_keeps_it() {
+    let table = table(4);
+    let handles: Vec<u64> = ['a', 'b', 'c', 'd']
+        .map(|file| table.insert(file, 0).unwrap())
+        .into();
+    assert_eq!(table.close(handles[1]), Closed::Now('b'));
+    let (mut place, mut met) = (0, Vec::new());
+    while let Some((next, pinned)) = table.pin_after(place) {
+        place = next;
+        met.push(*pinned);
+        assert_eq!(pinned.unpin(), None);
+    }
+    met.sort_unstable();
+    assert_eq!(met, ['a', 'c', 'd']);
+    let first = table.pin(handles[0]).unwrap();
+    let second = first.again();
+    assert_eq!(table.close(handles[0]), Closed::Later);
+    assert_eq!(first.unpin(), None);
+    assert_eq!(second.unpin(), Some('a'));
+}
