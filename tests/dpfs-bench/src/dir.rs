@@ -10,7 +10,7 @@ use crate::client::{FILE, FILL};
 use crate::job::{Chooser, Settings, Step};
 use crate::outcome::{Outcome, latencies};
 use crate::pattern;
-use crate::usage::Usage;
+use crate::usage::Meter;
 
 /// Run one job on a directory. A step that takes several requests of a host is one here, for no other exists.
 pub fn run(folder: &Path, settings: &Settings) -> Result<Outcome, String> {
@@ -36,7 +36,8 @@ pub fn run(folder: &Path, settings: &Settings) -> Result<Outcome, String> {
     let mut data = vec![0; settings.block as usize];
     let mut latencies = latencies();
     let begin = Instant::now();
-    let (mut from, mut before) = (begin, Usage::of(std::process::id()));
+    let mut meter = Meter::of(std::process::id());
+    let (mut from, mut before) = (begin, meter.read());
     let (mut requests, mut measuring) = (0, settings.warmup == 0.0);
     let mut now = begin;
     loop {
@@ -49,7 +50,7 @@ pub fn run(folder: &Path, settings: &Settings) -> Result<Outcome, String> {
         } else if now.since(begin) as f64 / 1e9 >= settings.warmup {
             measuring = true;
             from = now;
-            before = Usage::of(std::process::id());
+            before = meter.read();
         }
         let seconds = now.since(from) as f64 / 1e9;
         let enough = match settings.count {
@@ -70,7 +71,8 @@ pub fn run(folder: &Path, settings: &Settings) -> Result<Outcome, String> {
                 requests,
                 seconds,
                 latencies,
-                usage: Usage::of(std::process::id())
+                usage: meter
+                    .read()
                     .zip(before)
                     .map(|(after, before)| after.since(before)),
                 kicks: 0,

@@ -14,6 +14,7 @@
 //!
 //! It polls for answers, as a guest under load does, and so needs a core of its own; `--wait` sleeps on interrupts.
 
+mod calls;
 mod client;
 mod conformance;
 mod device;

@@ -79,6 +79,7 @@ impl Outcome {
             "backend_voluntary_switches": self.usage.map(|usage| self.per_request(usage.voluntary)),
             "backend_involuntary_switches": self.usage.map(|usage| self.per_request(usage.involuntary)),
             "backend_io_calls": self.usage.map(|usage| self.per_request(usage.io_calls)),
+            "backend_calls": self.usage.and_then(|usage| usage.calls).map(|calls| self.per_request(calls)),
             "kicks": self.per_request(self.kicks),
         })
     }
@@ -105,12 +106,15 @@ pub fn table(outcomes: &[(String, Outcome)]) -> Table {
             "sleeps",
             "preempted",
             "r/w calls",
+            "calls",
             "kicks",
         ]);
     for (target, outcome) in outcomes {
-        let usage = |count: fn(&Usage) -> u64| match &outcome.usage {
-            Some(usage) => format!("{:.2}", outcome.per_request(count(usage))),
-            None => "n/a".to_string(),
+        let used = |count: fn(&Usage) -> Option<u64>| {
+            let count = outcome.usage.as_ref().and_then(count);
+            count.map_or("n/a".to_string(), |count| {
+                format!("{:.2}", outcome.per_request(count))
+            })
         };
         table.add_row([
             target.clone(),
@@ -127,9 +131,10 @@ pub fn table(outcomes: &[(String, Outcome)]) -> Table {
             outcome
                 .cpu()
                 .map_or("n/a".to_string(), |cpu| format!("{cpu:.2}")),
-            usage(|usage| usage.voluntary),
-            usage(|usage| usage.involuntary),
-            usage(|usage| usage.io_calls),
+            used(|usage| Some(usage.voluntary)),
+            used(|usage| Some(usage.involuntary)),
+            used(|usage| Some(usage.io_calls)),
+            used(|usage| usage.calls),
             format!("{:.2}", outcome.per_request(outcome.kicks)),
         ]);
     }
@@ -161,6 +166,7 @@ pub mod tests {
                 voluntary: 10,
                 involuntary: 0,
                 io_calls: 0,
+                calls: Some(2000),
             }),
             kicks: 50,
         }
@@ -173,6 +179,7 @@ pub mod tests {
         assert_eq!(json["iops"], 2000.0);
         assert_eq!(json["bytes_per_second"], 2000.0 * 4096.0);
         assert_eq!(json["backend_cpu_us"], 5.0);
+        assert_eq!(json["backend_calls"], 2.0);
         assert_eq!(json["kicks"], 0.05);
         let p50 = json["p50_us"].as_f64().unwrap();
         assert!((499.0..502.0).contains(&p50), "{p50}");

@@ -15,7 +15,7 @@ use crate::job::{Chooser, Settings, Step};
 use crate::outcome::{Outcome, latencies};
 use crate::pattern;
 use crate::request::{Ask, Place, descriptors, stride};
-use crate::usage::Usage;
+use crate::usage::Meter;
 
 const ROOT: u64 = 1;
 
@@ -134,8 +134,8 @@ impl<'a> Run<'a> {
     }
 
     fn measure(mut self, tick: &mut dyn FnMut(f64)) -> Result<Outcome, String> {
-        let process = self.device.process();
-        let usage = || process.and_then(Usage::of);
+        let mut meter = self.device.process().map(Meter::of);
+        let mut usage = || meter.as_mut().and_then(Meter::read);
         let seconds = |from: Instant, to: Instant| to.since(from) as f64 / 1e9;
         let begin = Instant::now();
         for slot in 0..self.slots.len() {
