@@ -173,6 +173,7 @@ fn local_config(local: &config::Local, limits: &config::Limits) -> local::Config
         descriptors: local.descriptors,
         workers: local.workers.into(),
         sqpoll: local.sqpoll.then_some(SQPOLL_IDLE),
+        blocking_writes: local.blocking_writes,
         ..local::Config::new(&local.path)
     }
 }

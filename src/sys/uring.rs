@@ -385,6 +385,11 @@ impl<P: Pending> Ring<P> {
         }
     }
 
+    /// Tell whether nothing is queued that [`Self::enter`] would submit.
+    pub fn is_empty(&mut self) -> bool {
+        self.ring.submission().is_empty()
+    }
+
     /// Tell whether [`Self::enter`] or [`Self::reap`] would do anything.
     pub fn has_work(&mut self) -> bool {
         if !self.ring.completion().is_empty() {

@@ -11,29 +11,36 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 7 + at / 251) as u8).collect()
 }
 
+/// Run a test with each way in which content is written.
+fn each_way(test: impl Fn(Host)) {
+    test(Host::new());
+    test(Host::with(|config| config.blocking_writes = true));
+}
+
 #[test]
 fn what_is_written_is_read_and_lies_in_the_file() {
-    let mut host = Host::new();
-    let (entry, fh) = host.create(ROOT, "file", O_RDWR, 0o640).unwrap();
-    let node = entry.nodeid;
-    let data = pattern(300_000);
-    assert_eq!(host.write(node, fh, 1000, &data), Ok(300_000));
-    assert_eq!(host.read(node, fh, 1000, 300_000).unwrap(), data);
-    assert_eq!(host.read(node, fh, 0, 1000).unwrap(), [0; 1000]);
-    assert_eq!(host.read(node, fh, 300_000, 4096).unwrap(), data[299_000..]);
-    assert_eq!(host.read(node, fh, 301_000, 4096), Ok(vec![]));
-    assert_eq!(host.read(node, fh, u64::MAX, 1), Err(Errno::EINVAL));
-    assert_eq!(host.write(node, fh, u64::MAX, b"x"), Err(Errno::EINVAL));
-    assert_eq!(host.read(node, fh, 0, 0), Ok(vec![]));
-    assert_eq!(host.getattr(node, Some(fh)).unwrap().size, 301_000);
-    assert_eq!(host.fsync(node, fh), Ok(()));
-    assert_eq!(host.flush(node, fh, 1), Ok(()));
-    assert_eq!(host.release(node, fh), Ok(()));
-    assert_eq!(host.release(node, fh), Err(Errno::EBADF));
-    assert_eq!(host.read(node, fh, 0, 10), Err(Errno::EBADF));
-    assert_eq!(host.flush(node, fh, 1), Err(Errno::EBADF));
-    let own = fs::read(host.path("file")).unwrap();
-    assert_eq!(own[1000..], data);
+    each_way(|mut host| {
+        let (entry, fh) = host.create(ROOT, "file", O_RDWR, 0o640).unwrap();
+        let node = entry.nodeid;
+        let data = pattern(300_000);
+        assert_eq!(host.write(node, fh, 1000, &data), Ok(300_000));
+        assert_eq!(host.read(node, fh, 1000, 300_000).unwrap(), data);
+        assert_eq!(host.read(node, fh, 0, 1000).unwrap(), [0; 1000]);
+        assert_eq!(host.read(node, fh, 300_000, 4096).unwrap(), data[299_000..]);
+        assert_eq!(host.read(node, fh, 301_000, 4096), Ok(vec![]));
+        assert_eq!(host.read(node, fh, u64::MAX, 1), Err(Errno::EINVAL));
+        assert_eq!(host.write(node, fh, u64::MAX, b"x"), Err(Errno::EINVAL));
+        assert_eq!(host.read(node, fh, 0, 0), Ok(vec![]));
+        assert_eq!(host.getattr(node, Some(fh)).unwrap().size, 301_000);
+        assert_eq!(host.fsync(node, fh), Ok(()));
+        assert_eq!(host.flush(node, fh, 1), Ok(()));
+        assert_eq!(host.release(node, fh), Ok(()));
+        assert_eq!(host.release(node, fh), Err(Errno::EBADF));
+        assert_eq!(host.read(node, fh, 0, 10), Err(Errno::EBADF));
+        assert_eq!(host.flush(node, fh, 1), Err(Errno::EBADF));
+        let own = fs::read(host.path("file")).unwrap();
+        assert_eq!(own[1000..], data);
+    });
 }
 
 #[test]
@@ -52,6 +59,40 @@ fn many_requests_at_once_are_all_answered() {
         let answer = host.bed.wait(ticket);
         assert_eq!(answer.body(), &data[n * 8192..][..8192]);
     }
+}
+
+#[test]
+fn reads_and_writes_of_one_round_are_all_done() {
+    each_way(|mut host| {
+        let data = pattern(64 * 1024);
+        let node = host.file(ROOT, "file", &data).nodeid;
+        let fh = host.open(node, O_RDWR).unwrap();
+        for count in [2, 3, 16] {
+            let tickets: Vec<_> = (0..count)
+                .map(|n| {
+                    let message = match n % 2 {
+                        0 => host.read_message(node, fh, n * 4096, 4096),
+                        _ => host.write_message(node, fh, n * 4096, &[n as u8; 4096]),
+                    };
+                    host.bed.send(&message)
+                })
+                .collect();
+            for (n, ticket) in tickets.into_iter().enumerate() {
+                let answer = host.bed.wait(ticket);
+                match n % 2 {
+                    0 => assert_eq!(answer.body(), &data[n * 4096..][..4096]),
+                    _ => assert_eq!(answer.error(), None),
+                }
+            }
+        }
+        let own = fs::read(host.path("file")).unwrap();
+        for (n, block) in own.chunks(4096).enumerate() {
+            match n % 2 {
+                0 => assert_eq!(block, &data[n * 4096..][..4096]),
+                _ => assert_eq!(block, [n as u8; 4096]),
+            }
+        }
+    });
 }
 
 #[test]
@@ -75,27 +116,28 @@ fn access_modes_hold() {
 
 #[test]
 fn appending_follows_the_end_of_the_file_and_the_flags_of_each_write() {
-    let mut host = Host::new();
-    let node = host.file(ROOT, "file", b"12345").nodeid;
-    let fh = host.open(node, O_WRONLY | O_APPEND).unwrap();
-    fs::write(host.path("file"), b"1234567").unwrap();
-    let append = O_WRONLY | O_APPEND;
-    let none = WriteFlags::empty();
-    assert_eq!(host.write_with(node, fh, 5, b"ab", append, none), Ok(2));
-    assert_eq!(fs::read(host.path("file")).unwrap(), b"1234567ab");
-    // The host took the flag back with fcntl(2).
-    assert_eq!(host.write_with(node, fh, 0, b"X", O_WRONLY, none), Ok(1));
-    assert_eq!(fs::read(host.path("file")).unwrap(), b"X234567ab");
-    // From the page cache: the host knows where it belongs.
-    assert_eq!(
-        host.write_with(node, fh, 1, b"Y", append, WriteFlags::CACHE),
-        Ok(1)
-    );
-    assert_eq!(fs::read(host.path("file")).unwrap(), b"XY34567ab");
-    assert_eq!(
-        host.write_with(node, fh, 2, b"Z", O_WRONLY | O_DSYNC, none),
-        Ok(1)
-    );
+    each_way(|mut host| {
+        let node = host.file(ROOT, "file", b"12345").nodeid;
+        let fh = host.open(node, O_WRONLY | O_APPEND).unwrap();
+        fs::write(host.path("file"), b"1234567").unwrap();
+        let append = O_WRONLY | O_APPEND;
+        let none = WriteFlags::empty();
+        assert_eq!(host.write_with(node, fh, 5, b"ab", append, none), Ok(2));
+        assert_eq!(fs::read(host.path("file")).unwrap(), b"1234567ab");
+        // The host took the flag back with fcntl(2).
+        assert_eq!(host.write_with(node, fh, 0, b"X", O_WRONLY, none), Ok(1));
+        assert_eq!(fs::read(host.path("file")).unwrap(), b"X234567ab");
+        // From the page cache: the host knows where it belongs.
+        assert_eq!(
+            host.write_with(node, fh, 1, b"Y", append, WriteFlags::CACHE),
+            Ok(1)
+        );
+        assert_eq!(fs::read(host.path("file")).unwrap(), b"XY34567ab");
+        assert_eq!(
+            host.write_with(node, fh, 2, b"Z", O_WRONLY | O_DSYNC, none),
+            Ok(1)
+        );
+    });
 }
 
 #[test]
@@ -116,18 +158,19 @@ fn a_host_that_caches_writes_reads_what_it_opened_for_writing() {
 
 #[test]
 fn direct_files_take_requests_of_any_alignment() {
-    let mut host = Host::new();
-    let data = pattern(20_000);
-    let (entry, fh) = host.create(ROOT, "file", O_RDWR | O_DIRECT, 0o600).unwrap();
-    let node = entry.nodeid;
-    assert_eq!(host.write(node, fh, 0, &data), Ok(20_000));
-    assert_eq!(host.write(node, fh, 8192, &data[..4096]), Ok(4096));
-    assert_eq!(host.read(node, fh, 3, 5000).unwrap(), data[3..5003]);
-    assert_eq!(host.read(node, fh, 8192, 4096).unwrap(), data[..4096]);
-    assert_eq!(host.read(node, fh, 12288, 65536).unwrap(), data[12288..]);
-    assert_eq!(host.read(node, fh, 1, 1).unwrap(), data[1..2]);
-    let reader = host.open(node, O_DIRECT).unwrap();
-    assert_eq!(host.read(node, reader, 5, 5).unwrap(), data[5..10]);
+    each_way(|mut host| {
+        let data = pattern(20_000);
+        let (entry, fh) = host.create(ROOT, "file", O_RDWR | O_DIRECT, 0o600).unwrap();
+        let node = entry.nodeid;
+        assert_eq!(host.write(node, fh, 0, &data), Ok(20_000));
+        assert_eq!(host.write(node, fh, 8192, &data[..4096]), Ok(4096));
+        assert_eq!(host.read(node, fh, 3, 5000).unwrap(), data[3..5003]);
+        assert_eq!(host.read(node, fh, 8192, 4096).unwrap(), data[..4096]);
+        assert_eq!(host.read(node, fh, 12288, 65536).unwrap(), data[12288..]);
+        assert_eq!(host.read(node, fh, 1, 1).unwrap(), data[1..2]);
+        let reader = host.open(node, O_DIRECT).unwrap();
+        assert_eq!(host.read(node, reader, 5, 5).unwrap(), data[5..10]);
+    });
 }
 
 #[test]

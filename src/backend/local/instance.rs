@@ -28,6 +28,8 @@ pub struct Local {
     pub(super) volume: &'static LocalVolume,
     pub(super) mailbox: &'static Mailbox,
     pub(super) ring: Ring<Flight>,
+    /// The round's only READ or WRITE so far, on its way to the ring.
+    pub(super) lone: Option<Flight>,
     /// Requests whose job is under way, or whose lock is waited for, by slot.
     pub(super) waiting: Box<[Option<Waiting>]>,
     /// Requests that wait for a lock.
@@ -73,6 +75,7 @@ impl Local {
             volume,
             mailbox,
             ring,
+            lone: None,
             waiting: (0..slots).map(|_| None).collect(),
             parked: Vec::with_capacity(slots as usize),
             now: Instant::default(),
@@ -122,7 +125,7 @@ impl Local {
     /// Submit what is queued and answer what is done, until nothing more is done at once.
     #[inline]
     fn turn_ring(&mut self) -> bool {
-        let mut any = false;
+        let mut any = self.begin_lone();
         loop {
             self.ring.enter();
             let mut landed = false;

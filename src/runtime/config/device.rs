@@ -243,6 +243,7 @@ fn local(section: &Section) -> Option<Local> {
         "descriptors",
         "workers",
         "sqpoll",
+        "blocking_writes",
     ]);
     let flag = |key, default| or(section.get(key), default, Field::flag);
     let defaults = local::Config::new("/");
@@ -274,6 +275,7 @@ fn local(section: &Section) -> Option<Local> {
     let acl = flag("acl", defaults.acl);
     let direct_io = flag("direct_io", defaults.direct_io);
     let sqpoll = flag("sqpoll", false);
+    let blocking_writes = flag("blocking_writes", false);
     Some(Local {
         path: path?,
         cache: cache?,
@@ -284,6 +286,7 @@ fn local(section: &Section) -> Option<Local> {
         descriptors: descriptors? as u32,
         workers: workers? as u16,
         sqpoll: sqpoll?,
+        blocking_writes: blocking_writes?,
     })
 }
 

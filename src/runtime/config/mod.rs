@@ -250,6 +250,9 @@ pub struct Local {
     /// Let the kernel poll the io_uring from a thread of its own: no system call per request, one more busy core.
     /// Default: false.
     pub sqpoll: bool,
+    /// Write on the core that serves the request, also where that may wait for a disk: a stalled one then stalls every
+    /// device of the core. Default: false.
+    pub blocking_writes: bool,
 }
 
 /// Say what the host may keep of names, attributes and data.
@@ -379,7 +382,7 @@ mod tests {
             [[device]]
             tag = "projects"
             hal = { kind = "vhost-user", socket = "/run/p.sock", queues = 4, depth = 128 }
-            backend = { kind = "local", path = "/srv/p", cache = "always", writeback = true, workers = 3, sqpoll = true, descriptors = 100 }
+            backend = { kind = "local", path = "/srv/p", cache = "always", writeback = true, workers = 3, sqpoll = true, blocking_writes = true, descriptors = 100 }
             client_arch = "aarch64"
             limits = { iops = 20000, bandwidth = "1GiB", nodes = 1000, open_files = 100 }
 
@@ -403,6 +406,7 @@ mod tests {
             panic!("{:?}", first.backend)
         };
         assert_eq!((local.cache, local.workers), (Cache::Always, 3));
+        assert!(local.sqpoll && local.blocking_writes);
         let second = &config.devices[1];
         assert_eq!(second.backend, Backend::Null { file_size: 2 << 20 });
         assert!(

@@ -360,6 +360,35 @@ impl<F: FileSystem> Host<F> {
         unit(&answer).map(|()| answer.body().to_vec())
     }
 
+    /// Make a WRITE with these `O_*` and `FUSE_WRITE_*`.
+    fn write_message_with(
+        &mut self,
+        node: u64,
+        fh: u64,
+        offset: u64,
+        data: &[u8],
+        flags: u32,
+        write_flags: WriteFlags,
+    ) -> Message {
+        let args = WriteIn {
+            fh,
+            offset,
+            size: data.len() as u32,
+            write_flags: write_flags.bits(),
+            flags,
+            ..WriteIn::default()
+        };
+        self.message(Opcode::WRITE, node)
+            .arg(&args)
+            .data(data)
+            .room(8)
+    }
+
+    /// Make a WRITE.
+    pub fn write_message(&mut self, node: u64, fh: u64, offset: u64, data: &[u8]) -> Message {
+        self.write_message_with(node, fh, offset, data, O_RDWR, WriteFlags::empty())
+    }
+
     /// Write content with these `O_*` and `FUSE_WRITE_*`.
     pub fn write_with(
         &mut self,
@@ -370,19 +399,7 @@ impl<F: FileSystem> Host<F> {
         flags: u32,
         write_flags: WriteFlags,
     ) -> Result<u32> {
-        let args = WriteIn {
-            fh,
-            offset,
-            size: data.len() as u32,
-            write_flags: write_flags.bits(),
-            flags,
-            ..WriteIn::default()
-        };
-        let message = self
-            .message(Opcode::WRITE, node)
-            .arg(&args)
-            .data(data)
-            .room(8);
+        let message = self.write_message_with(node, fh, offset, data, flags, write_flags);
         value::<WriteOut>(&self.bed.call(&message)).map(|out| out.size)
     }
 
