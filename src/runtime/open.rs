@@ -332,12 +332,18 @@ fn open_hal(
         }
         #[cfg(not(feature = "snap"))]
         Hal::Snap { .. } => Err(super::NO_SNAP.into()),
-        Hal::VhostUser { socket, queues, .. } => {
+        Hal::VhostUser {
+            socket,
+            queues,
+            interrupt_hold,
+            ..
+        } => {
             let config = VhostUserConfig {
                 socket: socket.clone(),
                 mode: 0o600,
                 tag: device.tag.clone(),
                 request_queues: *queues,
+                interrupt_hold: *interrupt_hold,
                 inband_notifications: false,
             };
             let bound = vhost_user::bind(&config, events);

@@ -311,6 +311,11 @@ impl DeviceQueue {
         }
     }
 
+    /// Give the used index that the driver sees.
+    pub const fn published(&self) -> u16 {
+        self.published
+    }
+
     /// Give the index of the next available entry: where a successor goes on.
     pub const fn position(&self) -> u16 {
         self.next_avail

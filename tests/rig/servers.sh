@@ -5,6 +5,7 @@
 #   tmp      a folder for sockets and logs
 #   dpfs     the daemon
 #   pin      a command that the server runs under (taskset...), or nothing
+#   inside   a command that runs another one where the NFS server and its clients are (ip netns exec...), or nothing
 # The device's tag is "bench". The caller's cleanup calls end_server.
 
 # Process groups: virtiofsd's work is done by a child in namespaces of its own, which outlives its parent.
@@ -30,7 +31,7 @@ wait_for_socket() {
     die "$1 does not listen"
 }
 
-# start_dpfs POLLING CORES DIRECTORY SOCKET: DPFS with the local backend and without caches.
+# start_dpfs POLLING CORES BACKEND SOCKET: DPFS with this backend, the keys of its table, and without caches.
 start_dpfs() {
     cat >"$tmp/dpfs.toml" <<END
 [runtime]
@@ -40,9 +41,9 @@ dir = "$tmp"
 [[device]]
 tag = "bench"
 hal = { kind = "vhost-user", socket = "$4", queues = 1, depth = 256 }
-backend = { kind = "local", path = "$3", cache = "none" }
+backend = { $3, cache = "none" }
 END
-    start_server dpfs "${pin[@]}" "$dpfs" serve -c "$tmp/dpfs.toml"
+    start_server dpfs "${inside[@]}" "${pin[@]}" "$dpfs" serve -c "$tmp/dpfs.toml"
     wait_for_socket dpfs "$4"
 }
 
@@ -57,10 +58,10 @@ start_virtiofsd() {
     wait_for_socket proxy "$3"
 }
 
-# start_ganesha DIRECTORY PORT: an NFS 4.1 server on the loopback interface that exports the directory as /bench. Only
-# root may: it opens files by handle.
+# start_ganesha DIRECTORY PORT [ADDRESS]: an NFS 4.1 server on that address, or on the loopback interface, that exports the
+# directory as /bench. Only root may: it opens files by handle.
 start_ganesha() {
-    local home=$cache/ganesha i
+    local home=$cache/ganesha address=${3:-127.0.0.1} i
     mkdir -p "$tmp/ganesha"
     # UseGetpwnam: otherwise it wants the id mapper's configuration, though owners are numbers. Graceless: a client need
     # not wait for others to reclaim what they held.
@@ -68,7 +69,7 @@ start_ganesha() {
 NFS_CORE_PARAM {
     Protocols = 4;
     NFS_Port = $2;
-    Bind_addr = 127.0.0.1;
+    Bind_addr = $address;
     Enable_NLM = false;
     Enable_RQUOTA = false;
     Enable_UDP = false;
@@ -102,10 +103,10 @@ EXPORT {
     }
 }
 END
-    start_server ganesha "${pin[@]}" env LD_LIBRARY_PATH="$home/lib/ganesha:$home/lib/x86_64-linux-gnu" \
+    start_server ganesha "${inside[@]}" "${pin[@]}" env LD_LIBRARY_PATH="$home/lib/ganesha:$home/lib/x86_64-linux-gnu" \
         "$home/ganesha.nfsd" -F -f "$tmp/ganesha.conf" -p "$tmp/ganesha/pid" -L STDOUT -N NIV_EVENT
     for ((i = 0; i < 500; i++)); do
-        ! (: <"/dev/tcp/127.0.0.1/$2") 2>/dev/null || return 0
+        ! "${inside[@]}" bash -c ": </dev/tcp/$address/$2" 2>/dev/null || return 0
         kill -0 "${servers[-1]}" 2>/dev/null || break
         sleep 0.02
     done

@@ -8,7 +8,7 @@ uml_command() {
     noise='^(mmapper_init - find_iomem|Failed to initialize ubd device 0|SELinux:)'
     # con0 on our standard streams and no other console; uml_dir is where it would leave a control socket in $HOME.
     command=("$cache/$kernel/kernel" seccomp=auto "mem=${mem}M" "initrd=$tmp/initramfs" con=null "con0=fd:0,fd:1" "uml_dir=$tmp/"
-        "${append[@]}")
+        "${append[@]}" "${uml_arguments[@]}")
     for socket in "${sockets[@]}"; do
         command+=("virtio_uml.device=$(realpath "$socket"):26") # 26 is virtio-fs
     done

@@ -59,6 +59,7 @@ impl Bed {
             mode: 0o600,
             tag: "projects".into(),
             request_queues,
+            interrupt_hold: 0,
             inband_notifications,
         };
         let (queues, mut control) = bind(&config, resets).unwrap();

@@ -239,6 +239,7 @@ unsafe fn open(
         mode: 0o600,
         tag: String::from_utf8_lossy(&tag).into_owned(),
         request_queues: regs.num_request_queues,
+        interrupt_hold: 0,
         inband_notifications: false,
     };
     let host: &'static Host = Box::leak(Box::default());

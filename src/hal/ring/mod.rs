@@ -18,6 +18,7 @@
 
 mod bell;
 mod mailbox;
+mod moderation;
 #[cfg(all(test, feature = "std", not(loom)))]
 mod tests;
 
@@ -29,8 +30,10 @@ pub use mailbox::{Answer, Command, Mailbox, Unanswered};
 use super::{Queue, Traits};
 use crate::mem::{SegmentList, Token};
 use crate::sys::io;
+use crate::sys::time::Instant;
 use crate::virtq::{DeviceQueue, MemoryMap, Start, Taken};
 use mailbox::{KICK, WAKE};
+use moderation::Moderation;
 
 /// Most eras that wait for their last request beside the present one. While there are as many, a command that would
 /// add another is not answered.
@@ -48,10 +51,34 @@ struct Active<M> {
     memory: M,
     kick: Kick,
     call: Call,
-    /// An interrupt that could not be sent yet.
+    /// An interrupt that is held back, or could not be sent yet.
     owed: bool,
+    moderation: Moderation,
     /// Number of this start: eras with the same number belong to the same queue.
     start: u32,
+}
+
+impl<M> Active<M> {
+    /// Publish what is completed, and interrupt the driver if it wants that and more is not worth waiting for.
+    #[inline]
+    fn flush(&mut self) {
+        let old = self.device.published();
+        if !self.device.flush() && !self.owed {
+            return;
+        }
+        let published = (old, self.device.published());
+        let taken = self.device.position();
+        let due = self.moderation.due(published, taken, Instant::now);
+        self.owed = !(due && self.call.ring());
+    }
+
+    /// Interrupt the driver, if it is still owed that.
+    fn interrupt(&mut self) {
+        if self.owed {
+            self.moderation.cut();
+            self.owed = !self.call.ring();
+        }
+    }
 }
 
 /// An era that is over and still has requests in flight.
@@ -93,6 +120,8 @@ where
     seen: u32,
     active: Option<Active<M>>,
     mailbox: Option<B>,
+    /// Longest time, in nanoseconds, that an interrupt is held back.
+    hold: u64,
     /// A command that waits for room in `retired`.
     delayed: Option<(u32, Command<M>)>,
     retired: [Option<Retired<M>>; MAX_RETIRED],
@@ -105,7 +134,7 @@ where
 {
     /// Serve a queue that is never stopped and cannot wake its core.
     pub fn fixed(start: Start, memory: M) -> Self {
-        let mut queue = Self::empty(None);
+        let mut queue = Self::empty(None, 0);
         queue.start(start, memory, Kick::Never, Call::Never);
         queue
     }
@@ -116,12 +145,13 @@ where
     M: Deref<Target = MemoryMap>,
     B: Deref<Target = Mailbox<M>>,
 {
-    /// Make a queue that serves nothing until its control side starts it.
-    pub fn controlled(mailbox: B) -> Self {
-        Self::empty(Some(mailbox))
+    /// Make a queue that serves nothing until its control side starts it. Interrupts are held back for `hold`
+    /// nanoseconds at most, while the driver goes on without them.
+    pub fn controlled(mailbox: B, hold: u64) -> Self {
+        Self::empty(Some(mailbox), hold)
     }
 
-    fn empty(mailbox: Option<B>) -> Self {
+    fn empty(mailbox: Option<B>, hold: u64) -> Self {
         Self {
             taking: false,
             armed: false,
@@ -136,6 +166,7 @@ where
             seen: 0,
             active: None,
             mailbox,
+            hold,
             delayed: None,
             retired: [const { None }; MAX_RETIRED],
             bad_chains: 0,
@@ -156,6 +187,7 @@ where
             kick,
             call,
             owed: false,
+            moderation: Moderation::new(self.hold),
             start: self.starts,
         });
         self.taking = true;
@@ -330,10 +362,9 @@ where
         self.draining = None;
         let in_flight = self.in_flight();
         if let Some(mut active) = self.active.take() {
-            if active.device.flush() || active.owed {
-                // Nobody can try again.
-                let _ = active.call.ring();
-            }
+            active.flush();
+            // Nobody can try again.
+            active.interrupt();
             self.position = active.device.position();
             self.unwatch(&active.kick);
             self.retire(active.memory, active.start, in_flight);
@@ -486,10 +517,8 @@ where
 
     #[inline]
     fn flush(&mut self) {
-        if let Some(active) = &mut self.active
-            && (active.device.flush() || active.owed)
-        {
-            active.owed = !active.call.ring();
+        if let Some(active) = &mut self.active {
+            active.flush();
         }
         if let Some(mailbox) = &self.mailbox
             && (self.attention || mailbox.posted() != self.seen)
@@ -504,6 +533,9 @@ where
             && (matches!(active.kick, Kick::Never) || active.device.has_chain())
         {
             return false;
+        }
+        if let Some(active) = &mut self.active {
+            active.interrupt();
         }
         if self.stale {
             self.stale = false;

@@ -105,7 +105,7 @@ impl Bed {
     fn new() -> Self {
         let mailbox = Arc::new(Mailbox::new().unwrap());
         Self {
-            queue: RingQueue::controlled(Arc::clone(&mailbox)),
+            queue: RingQueue::controlled(Arc::clone(&mailbox), 0),
             mailbox,
             kick: EventFd::new().unwrap(),
             call: EventFd::new().unwrap(),

@@ -32,7 +32,7 @@ pub fn messages(mut input: &[u8]) {
         .filter_map(|_| Mailbox::new().ok().map(Arc::new))
         .collect();
     for mailbox in &mailboxes {
-        drop(RingQueue::controlled(Arc::clone(mailbox)));
+        drop(RingQueue::controlled(Arc::clone(mailbox), 0));
     }
     let (Ok(queues), Some(config)) = (Queues::new(mailboxes), virtio_fs::Config::new("f", 2))
     else {

@@ -70,6 +70,9 @@ pub struct VhostUserConfig {
     pub tag: String,
     /// Number of request queues, 1 to [`MAX_REQUEST_QUEUES`]. A front-end may use fewer.
     pub request_queues: u16,
+    /// Longest time, in nanoseconds, that an interrupt is held back for more requests to end, while the guest sends
+    /// more.
+    pub interrupt_hold: u64,
     /// Offer notifications as messages on the socket, for simulations in which time stands still (UML's time travel).
     /// A front-end that can will use them, and each request costs messages then: off for all others.
     pub inband_notifications: bool,
@@ -106,7 +109,9 @@ pub fn bind(
     let mailboxes = (0..count).map(|_| Mailbox::new().map(Arc::new));
     let mailboxes: Vec<_> = mailboxes.collect::<Result<_, _>>().map_err(system)?;
     let ends = mailboxes.iter().cloned();
-    let rings = ends.map(RingQueue::controlled).collect();
+    let rings = ends
+        .map(|end| RingQueue::controlled(end, config.interrupt_hold))
+        .collect();
     let queues = Queues::new(mailboxes).map_err(system)?;
     let device = Device::new(
         &config.tag,

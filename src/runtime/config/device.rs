@@ -71,6 +71,11 @@ const ARCHITECTURES: [(&str, ClientArch); 2] = [
 /// Longest path of a socket: what an address holds, without its NUL and the `~` under which it is made.
 const SOCKET_PATH: usize = 106;
 
+/// Time in nanoseconds that an interrupt may be held back: what is usual, and the most. A guest under load is to be
+/// spared most of its interrupts, and a request hardly to be seen waiting.
+const INTERRUPT_HOLD: u64 = 64_000;
+const MAX_INTERRUPT_HOLD: u64 = 1_000_000;
+
 /// Depth of a `/dev/fuse` clone whose configuration does not say: each request takes 2 MiB of buffers.
 const FUSE_DEPTH: u64 = 16;
 
@@ -159,7 +164,7 @@ fn hal(field: &Field) -> Option<(Hal, Range<usize>)> {
     };
     match kind {
         HalKind::VhostUser => {
-            section.only(&["kind", "socket", "queues", "depth"]);
+            section.only(&["kind", "socket", "queues", "depth", "interrupt_hold"]);
             let allowed = format!("an absolute path of at most {SOCKET_PATH} bytes");
             let field = section.need("socket", &allowed);
             let good = |path: &str| {
@@ -170,10 +175,14 @@ fn hal(field: &Field) -> Option<(Hal, Range<usize>)> {
             };
             let socket = field.as_ref().and_then(|field| field.text(&allowed, good));
             let (queues, depth) = (queues(&section), depth(&section, board::DEFAULT_DEPTH));
+            let hold = or(section.get("interrupt_hold"), INTERRUPT_HOLD, |field| {
+                field.duration(0..=MAX_INTERRUPT_HOLD)
+            });
             let hal = Hal::VhostUser {
                 socket: socket?.into(),
                 queues: queues? as u16,
                 depth: depth? as u16,
+                interrupt_hold: hold?,
             };
             Some((hal, field?.span()))
         }

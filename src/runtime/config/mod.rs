@@ -95,6 +95,9 @@ pub enum Hal {
         queues: u16,
         /// Requests in flight on one queue, a power of two.
         depth: u16,
+        /// Longest time in nanoseconds that an interrupt waits for more requests to end, while the guest sends more.
+        /// Default: 64 us.
+        interrupt_hold: u64,
     },
     /// A mount of this machine through `/dev/fuse`.
     Fuse {
@@ -381,7 +384,7 @@ mod tests {
 
             [[device]]
             tag = "projects"
-            hal = { kind = "vhost-user", socket = "/run/p.sock", queues = 4, depth = 128 }
+            hal = { kind = "vhost-user", socket = "/run/p.sock", queues = 4, depth = 128, interrupt_hold = "20us" }
             backend = { kind = "local", path = "/srv/p", cache = "always", writeback = true, workers = 3, sqpoll = true, blocking_writes = true, descriptors = 100 }
             client_arch = "aarch64"
             limits = { iops = 20000, bandwidth = "1GiB", nodes = 1000, open_files = 100 }
@@ -400,6 +403,9 @@ mod tests {
         assert_eq!(config.runtime.sandbox, Sandbox::None);
         let first = &config.devices[0];
         assert_eq!((first.hal.queues(), first.hal.depth()), (4, 128));
+        assert!(
+            matches!(first.hal, Hal::VhostUser { interrupt_hold, .. } if interrupt_hold == 20_000)
+        );
         assert_eq!(first.client_arch, ClientArch::Aarch64);
         assert_eq!(first.limits.bandwidth, Some(1 << 30));
         let Backend::Local(local) = &first.backend else {

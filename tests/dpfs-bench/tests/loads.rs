@@ -52,6 +52,7 @@ impl Served {
             mode: 0o600,
             tag: "bench".into(),
             request_queues: QUEUES,
+            interrupt_hold: 0,
             inband_notifications: false,
         };
         let session = Session::new(volume, Limits::default(), ClientArch::X86_64);

@@ -130,6 +130,7 @@ impl Bench {
             mode: 0o600,
             tag: "fuzz".into(),
             request_queues: QUEUES as u16 - 1,
+            interrupt_hold: 0,
             inband_notifications: true,
         };
         let volume: &'static CountingVolume = Box::leak(Box::default());
