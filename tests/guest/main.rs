@@ -92,6 +92,31 @@ fn a_source_tree_is_whole_after_a_reboot() {
     UML.run(&daemon, "tree-check", &[]);
 }
 
+/// Have a repository cloned and checked, a C program built and run, and dbench play.
+fn developers_work(daemon: Daemon) {
+    UML.run(&daemon, "develop", &[]);
+    nothing_is_held(&daemon);
+}
+
+#[test]
+fn developers_work_on_a_directory() {
+    let _turn = turn();
+    developers_work(Daemon::local(1, ""));
+}
+
+#[test]
+fn developers_work_on_the_embedded_engine() {
+    let _turn = turn();
+    developers_work(Daemon::embedded(1, ""));
+}
+
+#[test]
+fn developers_work_on_an_nfs_server() {
+    let _turn = turn();
+    let server = Ganesha::start(Manner::default());
+    developers_work(Daemon::nfs(&server, 1, ""));
+}
+
 #[test]
 fn the_embedded_engine_works() {
     let _turn = turn();

@@ -7,13 +7,20 @@ use std::time::Duration;
 use crate::boot::{end, turn};
 use crate::daemon::{Daemon, wait_for};
 use crate::server::Server;
-use crate::{UML, nothing_is_held, works_on};
+use crate::{UML, developers_work, nothing_is_held, works_on};
 
 #[test]
 fn the_valkey_engine_works() {
     let _turn = turn();
     let server = Server::start("valkey", &[]);
     works_on(UML, Daemon::valkey(&server.place(), ""), &[]);
+}
+
+#[test]
+fn developers_work_on_the_valkey_engine() {
+    let _turn = turn();
+    let server = Server::start("valkey", &[]);
+    developers_work(Daemon::valkey(&server.place(), ""));
 }
 
 #[test]
