@@ -1,6 +1,8 @@
 //! Content of files.
 
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 
 use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::WriteFlags;
@@ -58,6 +60,30 @@ fn many_requests_at_once_are_all_answered() {
     for (n, ticket) in tickets.into_iter().enumerate().rev() {
         let answer = host.bed.wait(ticket);
         assert_eq!(answer.body(), &data[n * 8192..][..8192]);
+    }
+}
+
+#[test]
+fn what_is_in_memory_in_part_is_read_whole() {
+    let mut host = Host::new();
+    let data = pattern(256 * 1024);
+    let node = host.file(ROOT, "file", &data).nodeid;
+    let own = fs::File::open(host.path("file")).unwrap();
+    own.sync_all().unwrap();
+    let fh = host.open(node, O_RDONLY).unwrap();
+    let advise = |advice| {
+        // SAFETY: the file is open; nothing but its pages in memory is concerned.
+        assert_eq!(
+            unsafe { libc::posix_fadvise(own.as_raw_fd(), 0, 0, advice) },
+            0
+        );
+    };
+    // Nothing beyond what is asked for.
+    advise(libc::POSIX_FADV_RANDOM);
+    for kept in [4096, 128 * 1024, 192 * 1024] {
+        advise(libc::POSIX_FADV_DONTNEED);
+        own.read_exact_at(&mut vec![0; kept], 0).unwrap();
+        assert_eq!(host.read(node, fh, 0, 256 * 1024).unwrap(), data);
     }
 }
 

@@ -150,9 +150,11 @@ impl Local {
             // Whatever else comes of it is left to the ring: it waits, tells the end of the file from a hole in what is
             // cached, and knows what the file system does not support.
             match lone {
-                Flight::Read(read) => match read_here(&read, libc::RWF_NOWAIT) {
-                    result @ Ok(1..) => self.land_read(read, result),
-                    _ => {
+                Flight::Read(mut read) => match read_here(&read, libc::RWF_NOWAIT) {
+                    Ok(count) if count == read.reply.wanted() => read.reply.filled(count),
+                    result => {
+                        // Less than all may be the end of the file, or of what is in memory.
+                        read.done = result.unwrap_or(0);
                         self.fly_read(read);
                         return false;
                     }
