@@ -1,7 +1,9 @@
 //! What vendors take: the Debian packages are what Debian's own tools want, install, upgrade and go; the tarballs have the
 //! same files; everything has the same bytes wherever it is made.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod system;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,6 +51,24 @@ fn deb(architecture: &str) -> PathBuf {
     made().join(format!("dpfs_0.1.0-1_{architecture}.deb"))
 }
 
+/// Begin a root file system's package database: what DPFS needs is installed, the named libc is.
+fn package_database(root: &Path, architecture: &str, libc: &str) {
+    let folder = root.join("var/lib/dpkg");
+    for name in ["info", "updates", "triggers"] {
+        fs::create_dir_all(folder.join(name)).unwrap();
+    }
+    let status: String = [("libc6", libc), ("libgcc-s1", "12.2.0-14")]
+        .map(|(name, version)| {
+            format!(
+                "Package: {name}\nStatus: install ok installed\nArchitecture: {architecture}\nMulti-Arch: same\n\
+                 Version: {version}\nMaintainer: nobody\nDescription: stands for the real one\n\n"
+            )
+        })
+        .concat();
+    fs::write(folder.join("status"), status).unwrap();
+    fs::write(folder.join("arch"), "amd64\narm64\n").unwrap();
+}
+
 /// A root file system that has nothing but a package database, in which the named libc is installed.
 struct Root {
     dir: TempDir,
@@ -58,19 +78,7 @@ struct Root {
 impl Root {
     fn new(architecture: &'static str, libc: &str) -> Self {
         let dir = TempDir::new().unwrap();
-        for folder in ["info", "updates", "triggers"] {
-            fs::create_dir_all(dir.path().join("var/lib/dpkg").join(folder)).unwrap();
-        }
-        let status: String = [("libc6", libc), ("libgcc-s1", "12.2.0-14")]
-            .map(|(name, version)| {
-                format!(
-                    "Package: {name}\nStatus: install ok installed\nArchitecture: {architecture}\nMulti-Arch: same\n\
-                     Version: {version}\nMaintainer: nobody\nDescription: stands for the real one\n\n"
-                )
-            })
-            .concat();
-        fs::write(dir.path().join("var/lib/dpkg/status"), status).unwrap();
-        fs::write(dir.path().join("var/lib/dpkg/arch"), "amd64\narm64\n").unwrap();
+        package_database(dir.path(), architecture, libc);
         Self { dir, architecture }
     }
 
