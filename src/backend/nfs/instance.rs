@@ -11,6 +11,7 @@ use spin::Mutex;
 
 use super::client::call_buffer;
 use super::link::Link;
+use super::locks::leave_call;
 use super::meta::remove_call;
 use super::op::{Args, CALL_ROOM, Op, Opening, Place, Stage, Task, With};
 use super::recovery::{Mounted, Phase};
@@ -66,6 +67,10 @@ pub struct Nfs {
     pub(super) checked: bool,
     /// The server's silence is known.
     pub(super) silent: bool,
+    /// Unlocks that this core knows of.
+    pub(super) unlocked: u64,
+    /// The device stops: nothing waits for locks any more.
+    pub(super) ending: bool,
     /// Path of the export, for a mount; what was found, or why not.
     pub(super) mount: &'static [u8],
     pub(super) mounted: Option<Mounted>,
@@ -140,6 +145,8 @@ impl Nfs {
             rewriting: (0, 0),
             checked: false,
             silent: false,
+            unlocked: 0,
+            ending: false,
             mount,
             mounted: None,
             mount_failed: None,
@@ -304,6 +311,9 @@ impl Nfs {
         {
             self.volume.uncommitted.lock().release(count);
         }
+        if let Op::Lock(call) = &task.op {
+            self.settle_lock(call);
+        }
         if let Some(file) = task.file {
             self.unpin(file);
         }
@@ -345,6 +355,11 @@ impl Nfs {
                 Leftover::Open(handle, stateid, user) => {
                     self.start_own(Op::Close, user, None, With::This(stateid), |call| {
                         call.sequence(true).putfh(&handle).close()
+                    });
+                }
+                Leftover::Locks(handle, lock, open, user) => {
+                    self.start_own(Op::Close, user, None, With::This(open), |call| {
+                        leave_call(call, &handle, &lock)
                     });
                 }
                 Leftover::Name(silly, user) => {

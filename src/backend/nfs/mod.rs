@@ -19,7 +19,7 @@
 //! again what had not become durable ([`uncommitted`]).
 //!
 //! It never blocks, never allocates after start, and no answer of a server makes it panic. A restart of the server
-//! loses nothing that was answered. Locks are the host kernel's own. Source: RFC 8881, RFC 7862.
+//! loses nothing that was answered. Locks are the server's ([`locks`]), or the host kernel's own. Source: RFC 8881, RFC 7862.
 
 mod answer;
 mod client;
@@ -27,6 +27,8 @@ mod commit;
 mod filesystem;
 mod instance;
 mod link;
+mod lock_table;
+mod locks;
 mod meta;
 mod op;
 mod recovery;
