@@ -230,3 +230,107 @@ fn a_host_that_locks_by_itself_asks_the_server_for_nothing() {
     let (node, fh) = opened(&mut host, "f");
     assert_eq!(host.flush(node, fh, 7), Err(Errno::ENOSYS));
 }
+
+#[test]
+fn a_server_that_crashed_gives_locks_back_inside_its_grace_period() {
+    let manner = Manner {
+        // The first device's cores are not polled while the second one waits for the end of the grace period.
+        grace: 4,
+        lease: 20,
+        ..Manner::default()
+    };
+    let mut host = Host::with(manner, |_| ());
+    host.file(ROOT, "f", b"content");
+    host.file(ROOT, "g", b"content");
+    let mut second = core(host.volume);
+    let mut other = other(&host, "other");
+    let (node, fh) = opened(&mut host, "f");
+    let flocked = opened(&mut host, "g");
+    let its = opened(&mut other, "f");
+    let its_flocked = opened(&mut other, "g");
+    host.setlk(node, fh, 7, lock(F_WRLCK, 0, 9)).unwrap();
+    host.setlk(node, fh, 7, lock(F_RDLCK, 30, 39)).unwrap();
+    second.setlk(node, fh, 8, lock(F_WRLCK, 50, ALL)).unwrap();
+    host.flock(flocked.0, flocked.1, F_WRLCK).unwrap();
+    for round in 0..2 {
+        host.server.restart();
+        // Whoever asks first claims what the others have.
+        assert_eq!(second.read(node, fh, 0, 7).unwrap(), b"content");
+        for (start, kind, outcome) in [
+            (0, F_RDLCK, Err(Errno::EAGAIN)),
+            (30, F_RDLCK, Ok(())),
+            (31, F_WRLCK, Err(Errno::EAGAIN)),
+            (60, F_RDLCK, Err(Errno::EAGAIN)),
+            (10, F_WRLCK, Ok(())),
+        ] {
+            let got = other.setlk(its.0, its.1, 7, lock(kind, start, start));
+            assert_eq!(got, outcome, "{round}: {start}");
+        }
+        assert_eq!(
+            other.flock(its_flocked.0, its_flocked.1, F_RDLCK),
+            Err(Errno::EAGAIN)
+        );
+        assert_eq!(host.write(node, fh, 0, b"CONTENT"), Ok(7));
+        assert_eq!(host.write(node, fh, 0, b"content"), Ok(7));
+        other.flush(its.0, its.1, 7).unwrap();
+    }
+    host.flush(node, fh, 7).unwrap();
+    host.flush(node, fh, 8).unwrap();
+    assert_eq!(other.setlk(its.0, its.1, 7, lock(F_WRLCK, 0, ALL)), Ok(()));
+}
+
+/// A lock is lost: the file that it was taken through fails until it is closed, and nothing else does.
+fn is_lost(host: &mut Host, other: &mut Other, (node, fh): (u64, u64), its: (u64, u64)) {
+    let bystander = host.open(node, O_RDWR).unwrap();
+    assert_eq!(host.read(node, fh, 0, 7).err(), Some(Errno::EIO));
+    assert_eq!(host.write(node, fh, 0, b"x"), Err(Errno::EIO));
+    assert_eq!(
+        host.setlk(node, fh, 7, lock(F_WRLCK, 0, 9)),
+        Err(Errno::EIO)
+    );
+    assert_eq!(host.setlk(node, fh, 7, lock(F_UNLCK, 0, ALL)), Ok(()));
+    assert_eq!(host.read(node, bystander, 0, 7).unwrap(), b"content");
+    assert_eq!(other.setlk(its.0, its.1, 7, lock(F_WRLCK, 0, ALL)), Ok(()));
+    assert_eq!(
+        host.setlk(node, bystander, 9, lock(F_WRLCK, 0, 9)),
+        Err(Errno::EAGAIN)
+    );
+    host.flush(node, fh, 7).unwrap();
+    host.release(node, fh).unwrap();
+    other.flush(its.0, its.1, 7).unwrap();
+    assert_eq!(host.setlk(node, bystander, 9, lock(F_WRLCK, 0, 9)), Ok(()));
+}
+
+#[test]
+fn a_lock_that_a_server_without_a_grace_period_forgot_is_lost() {
+    let mut host = Host::new();
+    host.file(ROOT, "f", b"content");
+    let mut other = other(&host, "other");
+    let file = opened(&mut host, "f");
+    let its = opened(&mut other, "f");
+    host.setlk(file.0, file.1, 7, lock(F_WRLCK, 0, 9)).unwrap();
+    host.server.restart();
+    is_lost(&mut host, &mut other, file, its);
+}
+
+#[test]
+fn a_lock_is_lost_with_its_lease_and_others_have_it_then() {
+    let manner = Manner {
+        lease: 2,
+        ..Manner::default()
+    };
+    let mut host = Host::with(manner, |_| ());
+    host.file(ROOT, "f", b"content");
+    let mut other = other(&host, "other");
+    let file = opened(&mut host, "f");
+    let its = opened(&mut other, "f");
+    host.setlk(file.0, file.1, 7, lock(F_WRLCK, 0, 9)).unwrap();
+    let begun = std::time::Instant::now();
+    let waiting = lock_and_wait(&mut other, its, 7, false);
+    // Nobody polls the first device: a partition, or a machine that is gone.
+    other.finish(waiting).unwrap();
+    let waited = begun.elapsed().as_secs_f32();
+    assert!((1.0..15.0).contains(&waited), "{waited} s");
+    other.flush(its.0, its.1, 7).unwrap();
+    is_lost(&mut host, &mut other, file, its);
+}

@@ -49,6 +49,8 @@ pub struct Nfs {
     pub(super) response_room: u32,
     /// Place of the open file that was claimed last.
     pub(super) claimed: u32,
+    /// Place of the range that was locked anew last.
+    pub(super) relocked: u32,
     pub(super) xids: u16,
     pub(super) now: Instant,
     pub(super) tick: Instant,
@@ -134,6 +136,7 @@ impl Nfs {
             request_room: 0,
             response_room: 0,
             claimed: 0,
+            relocked: 0,
             xids: 0,
             now: Instant::default(),
             tick: Instant::default(),

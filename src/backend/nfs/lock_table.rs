@@ -111,6 +111,7 @@ pub struct LockTable {
     holders: SlotMap<Holder>,
     ranges: SlotMap<(Place, Range)>,
     busy: u32,
+    life: u32,
 }
 
 impl LockTable {
@@ -127,6 +128,7 @@ impl LockTable {
             holders: SlotMap::new(arena, HOLDERS)?,
             ranges: SlotMap::new(arena, RANGES)?,
             busy: 0,
+            life: 0,
         })
     }
 
@@ -142,8 +144,33 @@ impl LockTable {
     }
 
     /// Look at a holder.
+    pub fn get(&self, at: Place) -> Option<&Holder> {
+        self.holders.get(at)
+    }
+
+    /// Look at a holder, to change it.
     pub fn get_mut(&mut self, at: Place) -> Option<&mut Holder> {
         self.holders.get_mut(at)
+    }
+
+    /// The server forgot all of it.
+    pub fn forget_states(&mut self) {
+        self.life = self.life.wrapping_add(1);
+        for (_, holder) in self.holders.iter_mut() {
+            (holder.open, holder.lock) = (None, None);
+        }
+    }
+
+    /// Tell how often the server forgot.
+    pub fn life(&self) -> u32 {
+        self.life
+    }
+
+    /// Give the first range behind a place, whose it is, and its place.
+    pub fn range_after(&self, place: u32) -> Option<(u32, Place, Range)> {
+        let mut ranges = self.ranges.iter();
+        let found = ranges.find(|(at, _)| at.index > place);
+        found.map(|(at, (of, range))| (at.index, *of, *range))
     }
 
     /// Give the process that an owner's number stands for.

@@ -42,12 +42,14 @@ pub struct LockCall {
     opens: bool,
     /// The compound unlocks all, and has a CLOSE last.
     closes: bool,
+    /// Life of our state at the server in which it was sent.
+    life: u32,
     /// How often it met a lock.
     met: u32,
 }
 
 /// Number a kind of lock as the wire does.
-const fn kind(write: bool, notify: bool) -> u32 {
+pub(super) const fn kind(write: bool, notify: bool) -> u32 {
     1 + write as u32 + 2 * notify as u32
 }
 
@@ -180,6 +182,7 @@ impl Nfs {
             claimed: None,
             opens: false,
             closes: false,
+            life: 0,
             met: 0,
         };
         let user = file.user;
@@ -266,6 +269,7 @@ impl Nfs {
             None => locks.claim(&call.key, make).map_err(Some),
         };
         call.claimed = claimed.ok();
+        call.life = locks.life();
         let at = match claimed {
             Ok(at) => at,
             Err(Some(Denied::Busy)) => return false,
@@ -346,6 +350,15 @@ impl Nfs {
         let Some(at) = call.claimed else {
             return Ok(());
         };
+        let stale = {
+            let locks = volume.locks.lock();
+            call.life != locks.life() || locks.get(at).is_none()
+        };
+        if stale {
+            // What the server said before it forgot all that we have is not so any more.
+            self.make_ready(handle);
+            return Ok(());
+        }
         ok(results.step(op::PUTFH))?;
         if opens {
             let open = ok(results.open())?;

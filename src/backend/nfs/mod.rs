@@ -32,6 +32,7 @@ mod locks;
 mod meta;
 mod op;
 mod recovery;
+mod relock;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;

@@ -1,7 +1,7 @@
 //! The session: how it comes to be, and comes back when the server forgets it.
 //!
 //! ```text
-//!  connected ──> turn? ──> EXCHANGE_ID ──> CREATE_SESSION ──> open files claimed ──> RECLAIM_COMPLETE ──> up
+//!  connected ──> turn? ──> EXCHANGE_ID ──> CREATE_SESSION ──> opens and locks claimed ──> RECLAIM_COMPLETE ──> up
 //!                  └────── client known ────^    │ STALE_CLIENTID: again from EXCHANGE_ID
 //!                   then what had not become durable is written again
 //!  a connection breaks while it is up ──> connected ──> BIND_CONN_TO_SESSION ──> calls sent again, byte for byte
@@ -20,6 +20,7 @@ use super::answer::{Trouble, ok};
 use super::commit::commit_call;
 use super::instance::{FILE_SYNC, Nfs};
 use super::link::{ASK, REWRITE, State};
+use super::relock::Relock;
 use super::slots::MAX_SLOTS;
 use super::uncommitted::Record;
 use super::volume::OpenFile;
@@ -54,6 +55,8 @@ pub enum Ask {
     Bind,
     /// To have a file open that was open before the server's restart.
     Claim(Pinned<OpenFile>),
+    /// To have a range locked that was locked before the server's restart.
+    Relock(Relock),
     /// To be told of as complete.
     Complete,
     /// Whether this is the life of the server that has the content of this record.
@@ -131,6 +134,7 @@ impl Nfs {
         let client = standing.client.unwrap_or(0);
         let who = match &ask {
             Ask::Claim(file) => file.user,
+            Ask::Relock(relock) => relock.user(),
             Ask::Rewrite(record, _) => self.user(record.user()),
             _ => self.machine(),
         };
@@ -169,6 +173,7 @@ impl Nfs {
                     &OpenClaim::Previous,
                 )
             }
+            Ask::Relock(relock) => relock.call(call),
             Ask::Complete => call.sequence(true).reclaim_complete(),
             Ask::Check(record) => commit_call(call, &record.handle),
             Ask::Rewrite(record, len) => {
@@ -287,6 +292,7 @@ impl Nfs {
                 let mut standing = self.volume.standing.lock();
                 if standing.client != Some(client) && !(confirmed && standing.client.is_some()) {
                     standing.complete = false;
+                    self.volume.locks.lock().forget_states();
                 }
                 // It is certain only that it may have.
                 standing.rewrite = true;
@@ -308,7 +314,7 @@ impl Nfs {
                 self.request_room = made.fore.max_request;
                 self.response_room = made.fore.max_response;
                 self.links[at].state = State::Bound;
-                self.claimed = 0;
+                (self.claimed, self.relocked) = (0, 0);
                 (self.rewriting, self.checked) = ((0, 0), false);
                 Ok(if complete { Next::Rewrite } else { Next::Claim })
             }
@@ -332,6 +338,10 @@ impl Nfs {
                     }
                     Err(trouble) => return Err(trouble),
                 }
+                Ok(Next::Claim)
+            }
+            Ask::Relock(relock) => {
+                self.relocked(relock, results)?;
                 Ok(Next::Claim)
             }
             Ask::Complete => {
@@ -432,7 +442,8 @@ impl Nfs {
             Next::Create => self.ask(at, Ask::Create),
             Next::Claim => loop {
                 let Some((place, file)) = self.volume.files.pin_after(self.claimed) else {
-                    return self.ask(at, Ask::Complete);
+                    let relock = self.next_relock();
+                    return self.ask(at, relock.map_or(Ask::Complete, Ask::Relock));
                 };
                 self.claimed = place;
                 if file.access != 0 {
