@@ -207,6 +207,10 @@ impl FileSystem for Nfs {
         self.stop_waiting(None);
     }
 
+    fn leave(&mut self) -> bool {
+        self.take_leave()
+    }
+
     fn interrupt(&mut self, target: SlotId) {
         self.stop_waiting(Some(target));
     }

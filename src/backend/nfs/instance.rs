@@ -1,5 +1,7 @@
 //! One core's client: its tasks, its session, its connections.
 
+use core::sync::atomic::Ordering;
+
 use crate::fuse::Caller;
 use crate::mem::{Arena, Handle as TaskId, OutOfMemory, Pinned, RingBuffer, SlotMap};
 use crate::sys::epoll::Epoll;
@@ -10,6 +12,7 @@ use crate::wire::rpc::Credentials;
 use spin::Mutex;
 
 use super::client::call_buffer;
+use super::leave::Leaving;
 use super::link::Link;
 use super::locks::leave_call;
 use super::meta::remove_call;
@@ -73,6 +76,8 @@ pub struct Nfs {
     pub(super) unlocked: u64,
     /// The device stops: nothing waits for locks any more.
     pub(super) ending: bool,
+    /// How far the end is.
+    pub(super) leaving: Leaving,
     /// Path of the export, for a mount; what was found, or why not.
     pub(super) mount: &'static [u8],
     pub(super) mounted: Option<Mounted>,
@@ -119,6 +124,7 @@ impl Nfs {
             let _ = links.push(Link::new(arena, count)?);
         }
         let none = |_| OutOfMemory { wanted: 0, left: 0 };
+        volume.cores.fetch_add(1, Ordering::AcqRel);
         Ok(Self {
             volume,
             tasks: SlotMap::new(arena, count)?,
@@ -150,6 +156,7 @@ impl Nfs {
             silent: false,
             unlocked: 0,
             ending: false,
+            leaving: Leaving::No,
             mount,
             mounted: None,
             mount_failed: None,

@@ -26,6 +26,7 @@ mod client;
 mod commit;
 mod filesystem;
 mod instance;
+mod leave;
 mod link;
 mod lock_table;
 mod locks;

@@ -19,6 +19,7 @@ use crate::wire::xdr::Malformed;
 use super::answer::{Trouble, ok};
 use super::commit::commit_call;
 use super::instance::{FILE_SYNC, Nfs};
+use super::leave::Leaving;
 use super::link::{ASK, REWRITE, State};
 use super::relock::Relock;
 use super::slots::MAX_SLOTS;
@@ -65,6 +66,10 @@ pub enum Ask {
     Rewrite(Record, usize),
     /// Where the export is: for a mount.
     Root,
+    /// To forget the session.
+    EndSession,
+    /// To forget the client.
+    EndClient,
 }
 
 /// Hold what a mount wants to know.
@@ -127,7 +132,7 @@ impl Nfs {
     }
 
     /// Write the call that asks, and queue it.
-    fn ask(&mut self, at: usize, ask: Ask) {
+    pub(super) fn ask(&mut self, at: usize, ask: Ask) {
         let volume = self.volume;
         let minor = volume.settings.minor;
         let standing = *volume.standing.lock();
@@ -161,6 +166,8 @@ impl Nfs {
             Ask::Exchange => call.exchange_id(&volume.verifier, &volume.client_name),
             Ask::Create => call.create_session(client, standing.sequence, false, &fore, &back),
             Ask::Bind => call.bind_conn_to_session(&self.session),
+            Ask::EndSession => call.destroy_session(&self.session),
+            Ask::EndClient => call.destroy_clientid(client),
             Ask::Claim(file) => {
                 let how = OpenHow {
                     access: file.access,
@@ -322,6 +329,9 @@ impl Nfs {
                 ok(results.step(crate::wire::nfs4::op::BIND_CONN_TO_SESSION))?;
                 Ok(Next::Bound)
             }
+            // Whatever the server says, there is nothing more to do about it.
+            Ask::EndSession => Ok(Next::Leave),
+            Ask::EndClient => Ok(Next::Left),
             Ask::Claim(file) => {
                 ok(results.sequence())?;
                 self.slots.give(0, true);
@@ -460,6 +470,8 @@ impl Nfs {
                 self.phase = Phase::Up;
                 (self.renewed, self.settled) = (self.now, self.now);
             }
+            Next::Leave => self.session_ended(at),
+            Next::Left => self.leaving = Leaving::Gone,
             Next::Bound => {
                 self.links[at].state = State::Bound;
                 self.resend(at);
@@ -479,6 +491,10 @@ enum Next {
     Root,
     Up,
     Bound,
+    /// The session is ended.
+    Leave,
+    /// The client is.
+    Left,
 }
 
 /// Tell when a connection that waits may ask again.

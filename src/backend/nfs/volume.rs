@@ -167,6 +167,8 @@ pub struct NfsVolume {
     /// Grows with each unlock, for those who wait for locks.
     pub(super) unlocked: AtomicU64,
     pub(super) epoch: AtomicU32,
+    /// Cores that have not taken leave of the server.
+    pub(super) cores: AtomicU32,
     /// Name of this client among all of the server's.
     pub(super) client_name: [u8; 24],
     /// This life of the client.
@@ -212,6 +214,7 @@ impl NfsVolume {
             locks: Mutex::new(LockTable::new(arena)?),
             unlocked: AtomicU64::new(0),
             epoch: AtomicU32::new(0),
+            cores: AtomicU32::new(0),
             client_name,
             verifier: boot.to_be_bytes(),
             root_fsid: fsid,
@@ -458,6 +461,13 @@ impl NfsVolume {
         if let Some(silly) = self.closed(file.node) {
             self.leave(Leftover::Name(silly, file.user));
         }
+    }
+
+    /// Close all that the host has open, as it does no more.
+    pub(super) fn close_all(&self) {
+        self.unlock_all();
+        let epoch = self.epoch.load(Ordering::Acquire).wrapping_add(1);
+        self.files.reset(epoch, |file| self.dispose(&file));
     }
 
     /// Give the number of names of a file that the host does not see.
