@@ -83,3 +83,20 @@ fn two_guests_that_count_under_locks_lose_nothing() {
         assert_eq!(daemon.stop(), Some(0));
     }
 }
+
+#[test]
+fn a_silent_server_does_not_delay_the_end_of_the_daemon() {
+    let _turn = turn();
+    let server = Ganesha::start(Manner::default());
+    for silent in [false, true] {
+        let daemon = Daemon::nfs(&server, 1, "");
+        // The session stands.
+        std::thread::sleep(Duration::from_millis(500));
+        server.freeze(silent);
+        let asked = Instant::now();
+        assert_eq!(daemon.stop(), Some(0));
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(4), "{silent}: {took:?}");
+        server.freeze(false);
+    }
+}
