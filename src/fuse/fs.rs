@@ -67,6 +67,12 @@ pub trait FileSystem {
     /// End all waiting: answer what only waits for others (locks) with `EINTR`, and go on with the rest.
     fn shutdown(&mut self) {}
 
+    /// The device ends, and no request is pending: take leave of whatever is behind the file system. Called each round
+    /// until it is true, for a few seconds at most.
+    fn leave(&mut self) -> bool {
+        true
+    }
+
     /// The host interrupted a pending request: answer it soon, with `EINTR` if it was not begun.
     fn interrupt(&mut self, target: SlotId) {}
 

@@ -27,6 +27,9 @@ const LONGEST_SLEEP: u64 = 1000;
 /// Time that pending requests get to end at shutdown, in nanoseconds.
 const GRACE: u64 = 5_000_000_000;
 
+/// Time that the file systems get to take leave of their servers after that, in nanoseconds.
+const LEAVE: u64 = 2_000_000_000;
+
 /// Tell a core to stop, from another thread.
 #[derive(Clone)]
 pub struct Stop(Arc<Signal>);
@@ -60,7 +63,7 @@ impl Stop {
         self.0.wake.notify();
     }
 
-    /// Answer what is pending, within 5 seconds, and return from [`CoreLoop::run`].
+    /// Answer what is pending, within 5 seconds, take leave of servers, within 2, and return from [`CoreLoop::run`].
     pub fn stop(&self) {
         self.0.state.store(true, Ordering::Release);
         self.0.wake.notify();
@@ -128,7 +131,7 @@ impl CoreLoop {
     /// Serve until told to stop; give the number of requests that were still pending then.
     pub fn run(mut self) -> usize {
         let mut last_work = Instant::now();
-        let mut stop_by = None;
+        let (mut stop_by, mut leave_by) = (None, None);
         loop {
             let now = Instant::now();
             let mut worked = false;
@@ -142,7 +145,13 @@ impl CoreLoop {
             if self.stop.stopping() {
                 let in_flight: usize = self.workers.iter().map(Worker::in_flight).sum();
                 if in_flight == 0 || now >= *stop_by.get_or_insert(now.after(GRACE)) {
-                    return in_flight;
+                    let mut left = true;
+                    for worker in &mut self.workers {
+                        left &= worker.leave();
+                    }
+                    if left || now >= *leave_by.get_or_insert(now.after(LEAVE)) {
+                        return in_flight;
+                    }
                 }
             }
             if worked {

@@ -106,6 +106,7 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
             cache,
             read_only: nfs.read_only,
             anonymous: nfs.anonymous,
+            server_locks: nfs.server_locks,
             uncommitted: nfs.uncommitted as usize,
         },
         limits: (device.limits.nodes, device.limits.open_files),

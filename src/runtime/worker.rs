@@ -152,6 +152,11 @@ impl Worker {
         self.fs.shutdown();
     }
 
+    /// Take leave of what is behind the file system; true when that is done.
+    pub fn leave(&mut self) -> bool {
+        self.fs.leave()
+    }
+
     fn load(&self) -> Load {
         Load {
             in_flight: self.in_flight(),

@@ -43,6 +43,7 @@ fn config(port: u16) -> Config {
             cache: Cache::Auto,
             read_only: false,
             anonymous: false,
+            server_locks: true,
             uncommitted: 32 << 20,
         },
         limits: (1 << 17, 1 << 10),

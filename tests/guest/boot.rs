@@ -47,7 +47,8 @@ impl Guest {
         }
     }
 
-    fn command(self, daemon: &Daemon, job: &str, arguments: &[&str]) -> Command {
+    /// Give the command that boots and runs a job.
+    pub fn command(self, daemon: &Daemon, job: &str, arguments: &[&str]) -> Command {
         let cpus = self.cpus.to_string();
         let mut command = Command::new(rig("boot"));
         command

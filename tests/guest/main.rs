@@ -6,6 +6,7 @@ mod boot;
 mod daemon;
 #[path = "../nfs/server.rs"]
 mod nfs;
+mod nfs_two;
 #[expect(dead_code, reason = "the engine's own tests use all of it")]
 #[path = "../valkey/server.rs"]
 mod server;

@@ -48,6 +48,7 @@ pub fn config(port: u16) -> Config {
             cache: Cache::Auto,
             read_only: false,
             anonymous: false,
+            server_locks: true,
             uncommitted: 8 << 20,
         },
         limits: (10_000, 1000),

@@ -2,6 +2,7 @@
 
 mod host;
 mod lies;
+mod locks;
 mod operations;
 mod recovery;
 mod relay;

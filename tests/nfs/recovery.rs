@@ -303,3 +303,66 @@ fn a_server_slower_than_the_timeout_is_not_asked_twice() {
         host.finish(ticket).unwrap();
     }
 }
+
+/// Run rounds until the core has taken leave; false when it has not within a second.
+fn leaves(host: &mut dpfs_harness::Host<dpfs::backend::nfs::Nfs>) -> bool {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(1);
+    while std::time::Instant::now() < end {
+        host.bed.round();
+        if dpfs::fuse::FileSystem::leave(&mut host.bed.fs) {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn the_end_of_a_device_is_told_to_the_server() {
+    const CLOSE: u32 = 4;
+    const DESTROY_SESSION: u32 = 44;
+    const DESTROY_CLIENTID: u32 = 57;
+    let mut host = Host::new();
+    let mut second = core(host.volume);
+    second.getattr(ROOT, None).unwrap();
+    let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+    let whole = lock(F_WRLCK, 0, i64::MAX as u64);
+    host.setlk(file.nodeid, fh, 7, whole).unwrap();
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let note = Arc::clone(&told);
+    host.relay.change(Some(Box::new(move |record| {
+        // Behind the header of an accepted reply: status, an empty tag, the first result; the last one is at the end.
+        let word = |at: usize| {
+            let bytes = record.get(at..at + 4).expect("a whole word");
+            u32::from_be_bytes(bytes.try_into().unwrap())
+        };
+        let closes = record.len() >= 24 && word(record.len() - 24) == CLOSE;
+        let operation = if closes { CLOSE } else { word(40) };
+        note.lock().unwrap().push((operation, word(28)));
+    })));
+    assert!(leaves(&mut second) && leaves(&mut host));
+    host.relay.change(None);
+    let mut told = told.lock().unwrap().clone();
+    let ends = told.split_off(told.len() - 3);
+    let expected = [DESTROY_SESSION, DESTROY_SESSION, DESTROY_CLIENTID];
+    assert_eq!(ends, expected.map(|operation| (operation, 0)));
+    // The file, and the open of who locked it.
+    assert_eq!(told, [(CLOSE, 0); 2]);
+    // Nobody waits for the end of a lease.
+    let mut other = crate::locks::other(&host, "other");
+    let (node, fh) = crate::locks::opened(&mut other, "f");
+    assert_eq!(other.setlk(node, fh, 7, whole), Ok(()));
+}
+
+#[test]
+fn a_server_that_is_gone_or_silent_is_not_waited_for_at_the_end() {
+    let mut host = Host::new();
+    host.server.freeze(true);
+    // How long that may take is the core's to say.
+    assert!(!leaves(&mut host));
+    host.server.freeze(false);
+    assert!(leaves(&mut host));
+    let mut host = Host::new();
+    host.server.kill();
+    host.idle(100);
+    assert!(leaves(&mut host));
+}

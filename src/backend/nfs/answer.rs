@@ -247,6 +247,8 @@ impl Nfs {
                     reply.ok(Position(position));
                 }
             }
+            Op::Lock(_) => self.locked(handle, results)?,
+            Op::TestLock(..) => self.tested(handle, results)?,
             Op::Read { reply, done, .. } => {
                 putfh(&mut results)?;
                 let (end, count) = ok(results.read())?;

@@ -31,7 +31,7 @@ const DELAY: (u64, u64) = (20_000_000, 2_000_000_000);
 const NO_ROOM: u64 = 1_000_000;
 
 /// The state that an earlier operation of the compound made (RFC 8881, section 16.2.3.1.2).
-const CURRENT: StateId = StateId {
+pub(super) const CURRENT: StateId = StateId {
     seqid: 1,
     other: [0; 12],
 };
@@ -136,7 +136,7 @@ impl Nfs {
                 break;
             }
             self.ready.pop();
-            if !self.take_room(handle) {
+            if !self.take_room(handle) || !self.aim_lock(handle) {
                 self.wait(handle, NO_ROOM);
                 continue;
             }
@@ -496,7 +496,7 @@ impl Nfs {
         }
     }
 
-    fn wait(&mut self, handle: Handle, nanoseconds: u64) {
+    pub(super) fn wait(&mut self, handle: Handle, nanoseconds: u64) {
         if let Some(task) = self.tasks.get_mut(handle) {
             let at = self.now.after(nanoseconds);
             task.place = Place::Delayed(at);
@@ -606,6 +606,9 @@ impl Nfs {
             }
             Trouble::Status(status) => status,
         };
+        if self.lock_failed(handle, status) {
+            return;
+        }
         let op = self.tasks.get(handle).map(|task| &task.op);
         match (status, op) {
             // What was open without a name is being removed from the directory.

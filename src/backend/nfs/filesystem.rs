@@ -4,10 +4,11 @@ use core::ffi::CStr;
 
 use crate::fuse::number::Position;
 use crate::fuse::{
-    Attributes, Created, Creation, Data, DirEntries, DirEntriesPlus, Entry, Fh, FileSystem, Name,
-    NodeId, Opened, Reply, Request, SetAttr, SetTime, Statfs, Target, Wishes, Written,
+    Attributes, Created, Creation, Data, DirEntries, DirEntriesPlus, Entry, Fh, FileSystem, Lock,
+    LockRequest, Name, NodeId, Opened, Reply, Request, SetAttr, SetTime, Statfs, Target, Wishes,
+    Written,
 };
-use crate::mem::{Closed, Handle as TaskId};
+use crate::mem::{Closed, Handle as TaskId, SlotId};
 use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
 use crate::wire::fuse::{InitFlags, ReleaseFlags, WriteFlags, decode_dev};
@@ -180,6 +181,9 @@ impl FileSystem for Nfs {
             | InitFlags::DO_READDIRPLUS
             | InitFlags::READDIRPLUS_AUTO
             | InitFlags::AUTO_INVAL_DATA;
+        if self.volume.settings.options.server_locks {
+            flags |= InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS;
+        }
         if self.volume.settings.options.cache == Cache::None {
             flags |= InitFlags::DIRECT_IO_ALLOW_MMAP;
         }
@@ -194,7 +198,21 @@ impl FileSystem for Nfs {
         if !self.volume.leftovers.is_empty() {
             self.own_work();
         }
+        self.look_for_locks();
         self.turn()
+    }
+
+    fn shutdown(&mut self) {
+        self.ending = true;
+        self.stop_waiting(None);
+    }
+
+    fn leave(&mut self) -> bool {
+        self.take_leave()
+    }
+
+    fn interrupt(&mut self, target: SlotId) {
+        self.stop_waiting(Some(target));
     }
 
     fn wait_fds(&self, add: &mut dyn FnMut(i32)) {
@@ -639,6 +657,7 @@ impl FileSystem for Nfs {
             // Who works on it last closes it.
             Closed::Later => reply.ok(()),
             Closed::Now(file) => {
+                self.volume.unlock_through(file.owner);
                 let (handle, user, node) = (file.handle, file.user, file.node);
                 let stateid = file.state.lock().stateid;
                 let commits = self.volume.is_uncommitted(node);
@@ -660,6 +679,30 @@ impl FileSystem for Nfs {
                     self.args[task.index as usize].handles[0] = handle;
                 }
             }
+        }
+    }
+
+    fn flush(&mut self, _: &Request, _: NodeId, fh: Fh, lock_owner: u64, reply: Reply<()>) {
+        if !self.volume.settings.options.server_locks {
+            return reply.err(Errno::ENOSYS);
+        }
+        match self.volume.opened(fh) {
+            Ok(file) => self.begin_flush(file, lock_owner, reply),
+            Err(error) => reply.err(error),
+        }
+    }
+
+    fn getlk(&mut self, _: &Request, _: NodeId, fh: Fh, lock: &LockRequest, reply: Reply<Lock>) {
+        match self.volume.opened(fh) {
+            Ok(file) => self.begin_getlk(file, lock, reply),
+            Err(error) => reply.err(error),
+        }
+    }
+
+    fn setlk(&mut self, _: &Request, _: NodeId, fh: Fh, lock: &LockRequest, reply: Reply<()>) {
+        match self.volume.opened(fh) {
+            Ok(file) => self.begin_lock(file, lock, reply),
+            Err(error) => reply.err(error),
         }
     }
 

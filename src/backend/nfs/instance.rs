@@ -1,5 +1,7 @@
 //! One core's client: its tasks, its session, its connections.
 
+use core::sync::atomic::Ordering;
+
 use crate::fuse::Caller;
 use crate::mem::{Arena, Handle as TaskId, OutOfMemory, Pinned, RingBuffer, SlotMap};
 use crate::sys::epoll::Epoll;
@@ -10,7 +12,9 @@ use crate::wire::rpc::Credentials;
 use spin::Mutex;
 
 use super::client::call_buffer;
+use super::leave::Leaving;
 use super::link::Link;
+use super::locks::leave_call;
 use super::meta::remove_call;
 use super::op::{Args, CALL_ROOM, Op, Opening, Place, Stage, Task, With};
 use super::recovery::{Mounted, Phase};
@@ -48,6 +52,8 @@ pub struct Nfs {
     pub(super) response_room: u32,
     /// Place of the open file that was claimed last.
     pub(super) claimed: u32,
+    /// Place of the range that was locked anew last.
+    pub(super) relocked: u32,
     pub(super) xids: u16,
     pub(super) now: Instant,
     pub(super) tick: Instant,
@@ -66,6 +72,12 @@ pub struct Nfs {
     pub(super) checked: bool,
     /// The server's silence is known.
     pub(super) silent: bool,
+    /// Unlocks that this core knows of.
+    pub(super) unlocked: u64,
+    /// The device stops: nothing waits for locks any more.
+    pub(super) ending: bool,
+    /// How far the end is.
+    pub(super) leaving: Leaving,
     /// Path of the export, for a mount; what was found, or why not.
     pub(super) mount: &'static [u8],
     pub(super) mounted: Option<Mounted>,
@@ -112,6 +124,7 @@ impl Nfs {
             let _ = links.push(Link::new(arena, count)?);
         }
         let none = |_| OutOfMemory { wanted: 0, left: 0 };
+        volume.cores.fetch_add(1, Ordering::AcqRel);
         Ok(Self {
             volume,
             tasks: SlotMap::new(arena, count)?,
@@ -129,6 +142,7 @@ impl Nfs {
             request_room: 0,
             response_room: 0,
             claimed: 0,
+            relocked: 0,
             xids: 0,
             now: Instant::default(),
             tick: Instant::default(),
@@ -140,6 +154,9 @@ impl Nfs {
             rewriting: (0, 0),
             checked: false,
             silent: false,
+            unlocked: 0,
+            ending: false,
+            leaving: Leaving::No,
             mount,
             mounted: None,
             mount_failed: None,
@@ -304,6 +321,9 @@ impl Nfs {
         {
             self.volume.uncommitted.lock().release(count);
         }
+        if let Op::Lock(call) = &task.op {
+            self.settle_lock(call);
+        }
         if let Some(file) = task.file {
             self.unpin(file);
         }
@@ -345,6 +365,11 @@ impl Nfs {
                 Leftover::Open(handle, stateid, user) => {
                     self.start_own(Op::Close, user, None, With::This(stateid), |call| {
                         call.sequence(true).putfh(&handle).close()
+                    });
+                }
+                Leftover::Locks(handle, lock, open, user) => {
+                    self.start_own(Op::Close, user, None, With::This(open), |call| {
+                        leave_call(call, &handle, &lock)
                     });
                 }
                 Leftover::Name(silly, user) => {

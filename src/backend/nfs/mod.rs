@@ -19,17 +19,21 @@
 //! again what had not become durable ([`uncommitted`]).
 //!
 //! It never blocks, never allocates after start, and no answer of a server makes it panic. A restart of the server
-//! loses nothing that was answered. Locks are the host kernel's own. Source: RFC 8881, RFC 7862.
+//! loses nothing that was answered. Locks are the server's ([`locks`]), or the host kernel's own. Source: RFC 8881, RFC 7862.
 
 mod answer;
 mod client;
 mod commit;
 mod filesystem;
 mod instance;
+mod leave;
 mod link;
+mod lock_table;
+mod locks;
 mod meta;
 mod op;
 mod recovery;
+mod relock;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;

@@ -2,8 +2,8 @@
 
 use crate::fuse::number::Position;
 use crate::fuse::{
-    Attributes, Created, Data, DirEntries, DirEntriesPlus, Entry, Opened, Reply, Statfs, Target,
-    Written,
+    Attributes, Created, Data, DirEntries, DirEntriesPlus, Entry, Lock, Opened, Reply, Statfs,
+    Target, Written,
 };
 use crate::mem::Pinned;
 use crate::sys::time::Instant;
@@ -11,6 +11,7 @@ use crate::wire::errno::Errno;
 use crate::wire::nfs4::{Call, Handle, StateId};
 use crate::wire::rpc::Credentials;
 
+use super::locks::LockCall;
 use super::volume::{OpenFile, Silly};
 
 /// Bytes of a task's call: a link's target of 4095 bytes is the longest thing in one.
@@ -121,6 +122,10 @@ pub enum Op {
     Commit,
     /// Data or a hole is looked for.
     Seek(Reply<Position>),
+    /// A range is locked or unlocked.
+    Lock(LockCall),
+    /// A lock in the way of this one is looked for.
+    TestLock(Reply<Lock>, Lock),
     /// A file is closed for the host.
     Release {
         /// Answer.
@@ -239,6 +244,8 @@ impl Op {
             Self::ReaddirPlus(reply) => reply.err(error),
             Self::Statfs(reply) => reply.err(error),
             Self::Seek(reply) => reply.err(error),
+            Self::Lock(call) => call.reply.err(error),
+            Self::TestLock(reply, _) => reply.err(error),
             Self::Remove { reply, .. }
             | Self::Rename { reply, .. }
             | Self::Access(reply, _)

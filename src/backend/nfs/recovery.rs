@@ -1,7 +1,7 @@
 //! The session: how it comes to be, and comes back when the server forgets it.
 //!
 //! ```text
-//!  connected ──> turn? ──> EXCHANGE_ID ──> CREATE_SESSION ──> open files claimed ──> RECLAIM_COMPLETE ──> up
+//!  connected ──> turn? ──> EXCHANGE_ID ──> CREATE_SESSION ──> opens and locks claimed ──> RECLAIM_COMPLETE ──> up
 //!                  └────── client known ────^    │ STALE_CLIENTID: again from EXCHANGE_ID
 //!                   then what had not become durable is written again
 //!  a connection breaks while it is up ──> connected ──> BIND_CONN_TO_SESSION ──> calls sent again, byte for byte
@@ -19,7 +19,9 @@ use crate::wire::xdr::Malformed;
 use super::answer::{Trouble, ok};
 use super::commit::commit_call;
 use super::instance::{FILE_SYNC, Nfs};
+use super::leave::Leaving;
 use super::link::{ASK, REWRITE, State};
+use super::relock::Relock;
 use super::slots::MAX_SLOTS;
 use super::uncommitted::Record;
 use super::volume::OpenFile;
@@ -54,6 +56,8 @@ pub enum Ask {
     Bind,
     /// To have a file open that was open before the server's restart.
     Claim(Pinned<OpenFile>),
+    /// To have a range locked that was locked before the server's restart.
+    Relock(Relock),
     /// To be told of as complete.
     Complete,
     /// Whether this is the life of the server that has the content of this record.
@@ -62,6 +66,10 @@ pub enum Ask {
     Rewrite(Record, usize),
     /// Where the export is: for a mount.
     Root,
+    /// To forget the session.
+    EndSession,
+    /// To forget the client.
+    EndClient,
 }
 
 /// Hold what a mount wants to know.
@@ -124,13 +132,14 @@ impl Nfs {
     }
 
     /// Write the call that asks, and queue it.
-    fn ask(&mut self, at: usize, ask: Ask) {
+    pub(super) fn ask(&mut self, at: usize, ask: Ask) {
         let volume = self.volume;
         let minor = volume.settings.minor;
         let standing = *volume.standing.lock();
         let client = standing.client.unwrap_or(0);
         let who = match &ask {
             Ask::Claim(file) => file.user,
+            Ask::Relock(relock) => relock.user(),
             Ask::Rewrite(record, _) => self.user(record.user()),
             _ => self.machine(),
         };
@@ -157,6 +166,8 @@ impl Nfs {
             Ask::Exchange => call.exchange_id(&volume.verifier, &volume.client_name),
             Ask::Create => call.create_session(client, standing.sequence, false, &fore, &back),
             Ask::Bind => call.bind_conn_to_session(&self.session),
+            Ask::EndSession => call.destroy_session(&self.session),
+            Ask::EndClient => call.destroy_clientid(client),
             Ask::Claim(file) => {
                 let how = OpenHow {
                     access: file.access,
@@ -169,6 +180,7 @@ impl Nfs {
                     &OpenClaim::Previous,
                 )
             }
+            Ask::Relock(relock) => relock.call(call),
             Ask::Complete => call.sequence(true).reclaim_complete(),
             Ask::Check(record) => commit_call(call, &record.handle),
             Ask::Rewrite(record, len) => {
@@ -287,6 +299,7 @@ impl Nfs {
                 let mut standing = self.volume.standing.lock();
                 if standing.client != Some(client) && !(confirmed && standing.client.is_some()) {
                     standing.complete = false;
+                    self.volume.locks.lock().forget_states();
                 }
                 // It is certain only that it may have.
                 standing.rewrite = true;
@@ -308,7 +321,7 @@ impl Nfs {
                 self.request_room = made.fore.max_request;
                 self.response_room = made.fore.max_response;
                 self.links[at].state = State::Bound;
-                self.claimed = 0;
+                (self.claimed, self.relocked) = (0, 0);
                 (self.rewriting, self.checked) = ((0, 0), false);
                 Ok(if complete { Next::Rewrite } else { Next::Claim })
             }
@@ -316,6 +329,9 @@ impl Nfs {
                 ok(results.step(crate::wire::nfs4::op::BIND_CONN_TO_SESSION))?;
                 Ok(Next::Bound)
             }
+            // Whatever the server says, there is nothing more to do about it.
+            Ask::EndSession => Ok(Next::Leave),
+            Ask::EndClient => Ok(Next::Left),
             Ask::Claim(file) => {
                 ok(results.sequence())?;
                 self.slots.give(0, true);
@@ -332,6 +348,10 @@ impl Nfs {
                     }
                     Err(trouble) => return Err(trouble),
                 }
+                Ok(Next::Claim)
+            }
+            Ask::Relock(relock) => {
+                self.relocked(relock, results)?;
                 Ok(Next::Claim)
             }
             Ask::Complete => {
@@ -432,7 +452,8 @@ impl Nfs {
             Next::Create => self.ask(at, Ask::Create),
             Next::Claim => loop {
                 let Some((place, file)) = self.volume.files.pin_after(self.claimed) else {
-                    return self.ask(at, Ask::Complete);
+                    let relock = self.next_relock();
+                    return self.ask(at, relock.map_or(Ask::Complete, Ask::Relock));
                 };
                 self.claimed = place;
                 if file.access != 0 {
@@ -449,6 +470,8 @@ impl Nfs {
                 self.phase = Phase::Up;
                 (self.renewed, self.settled) = (self.now, self.now);
             }
+            Next::Leave => self.session_ended(at),
+            Next::Left => self.leaving = Leaving::Gone,
             Next::Bound => {
                 self.links[at].state = State::Bound;
                 self.resend(at);
@@ -468,6 +491,10 @@ enum Next {
     Root,
     Up,
     Bound,
+    /// The session is ended.
+    Leave,
+    /// The client is.
+    Left,
 }
 
 /// Tell when a connection that waits may ask again.

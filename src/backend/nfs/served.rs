@@ -18,6 +18,8 @@ use crate::wire::nfs4::{Handle, Status};
 
 /// Time that a mount may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Time that its end may take.
+const LEAVE: Duration = Duration::from_secs(1);
 /// Largest READ and WRITE that the host sends.
 const LARGEST: u64 = 1 << 20;
 
@@ -125,7 +127,7 @@ fn volume(
         .map_err(|_| "no memory for the nodes".to_string())
 }
 
-/// Ask the server for the export, as a client of its own that goes away with its lease.
+/// Ask the server for the export, as a client of its own that takes leave when it knows.
 fn mount(
     config: &Config,
     server: SocketAddr,
@@ -159,6 +161,11 @@ fn mount(
     loop {
         client.poll(Instant::now());
         if let Some(mounted) = client.mounted() {
+            let found = std::time::Instant::now();
+            while !client.leave() && found.elapsed() < LEAVE {
+                client.poll(Instant::now());
+                std::thread::sleep(Duration::from_millis(1));
+            }
             return Ok(Ok(mounted));
         }
         if let Some(status) = client.mount_failed() {

@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use spin::Mutex;
 
+use super::lock_table::LockTable;
 use super::uncommitted::Uncommitted;
 use crate::fuse::{Entry, Fh, NodeId, Volume};
 use crate::mem::{
@@ -44,6 +45,8 @@ pub struct Options {
     pub cache: Cache,
     /// Refuse every change with `EROFS`.
     pub read_only: bool,
+    /// Locks are held at the server, against all its clients; otherwise only in the host's kernel.
+    pub server_locks: bool,
     /// Send AUTH_NONE instead of the caller's numbers.
     pub anonymous: bool,
     /// Bytes of content that the server has not yet made durable; zero has it made durable before each answer.
@@ -130,6 +133,8 @@ pub struct OpenFile {
 pub enum Leftover {
     /// An open.
     Open(Handle, StateId, Credentials),
+    /// Locks, and the open that they were made for.
+    Locks(Handle, StateId, StateId, Credentials),
     /// A file without a name.
     Name(Silly, Credentials),
 }
@@ -158,7 +163,12 @@ pub struct NfsVolume {
     pub(super) leftovers: &'static SharedRing<Leftover>,
     pub(super) standing: Mutex<Standing>,
     pub(super) uncommitted: Mutex<Uncommitted>,
+    pub(super) locks: Mutex<LockTable>,
+    /// Grows with each unlock, for those who wait for locks.
+    pub(super) unlocked: AtomicU64,
     pub(super) epoch: AtomicU32,
+    /// Cores that have not taken leave of the server.
+    pub(super) cores: AtomicU32,
     /// Name of this client among all of the server's.
     pub(super) client_name: [u8; 24],
     /// This life of the client.
@@ -201,7 +211,10 @@ impl NfsVolume {
             leftovers: SharedRing::new(arena, LEFTOVERS)?,
             standing: Mutex::new(Standing::default()),
             uncommitted: Mutex::new(Uncommitted::new(arena, kept)?),
+            locks: Mutex::new(LockTable::new(arena)?),
+            unlocked: AtomicU64::new(0),
             epoch: AtomicU32::new(0),
+            cores: AtomicU32::new(0),
             client_name,
             verifier: boot.to_be_bytes(),
             root_fsid: fsid,
@@ -216,6 +229,7 @@ impl NfsVolume {
             + OpenFileTable::<OpenFile>::footprint(open_files)
             + SharedRing::<Leftover>::footprint(LEFTOVERS)
             + Uncommitted::footprint(uncommitted)
+            + LockTable::FOOTPRINT
             + size_of::<Self>()
             + 256
     }
@@ -266,10 +280,15 @@ impl NfsVolume {
             return;
         }
         crate::log::warn!("nfs: content that was written is lost: {}", why);
+        self.fail_opened(why, |file| file.node == node);
+    }
+
+    /// Have open files fail from now on.
+    pub(super) fn fail_opened(&'static self, why: Errno, which: impl Fn(&OpenFile) -> bool) {
         let mut place = 0;
         while let Some((next, file)) = self.files.pin_after(place) {
             place = next;
-            if file.node == node && file.access != 0 {
+            if file.access != 0 && which(&file) {
                 file.state.lock().lost = Some(why);
             }
             if let Some(file) = file.unpin() {
@@ -387,13 +406,18 @@ impl NfsVolume {
                     node.opens += 1;
                     core::mem::replace(&mut node.change, change) == change
                 });
-                let flags = match self.settings.options.cache {
-                    _ if directory => FopenFlags::empty(),
-                    Cache::None => FopenFlags::DIRECT_IO | FopenFlags::NOFLUSH,
-                    _ if same == Some(true) => FopenFlags::KEEP_CACHE | FopenFlags::NOFLUSH,
-                    _ => FopenFlags::NOFLUSH,
+                let cache = match self.settings.options.cache {
+                    _ if directory => return Ok((Fh(fh), FopenFlags::empty())),
+                    Cache::None => FopenFlags::DIRECT_IO,
+                    _ if same == Some(true) => FopenFlags::KEEP_CACHE,
+                    _ => FopenFlags::empty(),
                 };
-                Ok((Fh(fh), flags))
+                // The server hears of the locks that a close ends only by a FLUSH, and which those are is not known yet.
+                let flush = match self.settings.options.server_locks {
+                    true => FopenFlags::empty(),
+                    false => FopenFlags::NOFLUSH,
+                };
+                Ok((Fh(fh), cache | flush))
             }
             Err((refused, file)) => {
                 self.nodes.close(node);
@@ -431,11 +455,19 @@ impl NfsVolume {
             self.nodes.close(file.node);
             return;
         }
+        self.unlock_through(file.owner);
         let stateid = file.state.lock().stateid;
         self.leave(Leftover::Open(file.handle, stateid, file.user));
         if let Some(silly) = self.closed(file.node) {
             self.leave(Leftover::Name(silly, file.user));
         }
+    }
+
+    /// Close all that the host has open, as it does no more.
+    pub(super) fn close_all(&self) {
+        self.unlock_all();
+        let epoch = self.epoch.load(Ordering::Acquire).wrapping_add(1);
+        self.files.reset(epoch, |file| self.dispose(&file));
     }
 
     /// Give the number of names of a file that the host does not see.
@@ -527,6 +559,7 @@ impl Volume for NfsVolume {
         self.epoch.store(epoch, Ordering::Release);
         // The server has it, and nobody is left who could ask for more.
         self.uncommitted.lock().clear();
+        self.unlock_all();
         self.files.reset(epoch, |file| self.dispose(&file));
         self.nodes.reset(epoch, |_| ());
     }

@@ -35,6 +35,8 @@ pub struct Nfs {
     /// Bytes of content that the server has and has not yet made durable, which are kept to be written again; zero, with
     /// `write = "stable"`, has it made durable before each answer. Default: 32 MiB.
     pub uncommitted: u64,
+    /// Locks are held at the server, against all its clients, rather than by the host's kernel alone. Default: true.
+    pub server_locks: bool,
     /// Tell the server nothing of who asks (AUTH_NONE). Default: false.
     pub anonymous: bool,
 }
@@ -47,6 +49,8 @@ const WRITES: [(&str, bool); 2] = [("unstable", false), ("stable", true)];
 
 /// Least and most bytes that are kept; the largest WRITE has to fit.
 const UNCOMMITTED: (u64, u64) = (4 << 20, 4 << 30);
+
+const LOCKS: [(&str, bool); 2] = [("server", true), ("host", false)];
 
 const FLAVORS: [(&str, bool); 2] = [("sys", false), ("none", true)];
 
@@ -77,6 +81,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         "auth",
         "write",
         "uncommitted",
+        "locks",
     ]);
     // Each is read before any `?`, so that one problem does not hide the next.
     let allowed = format!("a name or an address of at most {HOST} bytes");
@@ -115,6 +120,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         field.choice(&CACHES)
     });
     let anonymous = or(section.get("auth"), false, |field| field.choice(&FLAVORS));
+    let server_locks = or(section.get("locks"), true, |field| field.choice(&LOCKS));
     let stable = or(section.get("write"), false, |field| field.choice(&WRITES));
     let uncommitted = section.get("uncommitted").map(|field| match stable {
         Some(true) => field.refuse("nothing with write = \"stable\""),
@@ -134,6 +140,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         cache: cache?,
         read_only: read_only?,
         anonymous: anonymous?,
+        server_locks: server_locks?,
         uncommitted: match (stable?, uncommitted) {
             (true, _) => 0,
             (false, None) => 32 << 20,
@@ -175,7 +182,9 @@ mod tests {
             (nfs.minor, nfs.soft, nfs.timeo),
             (Some(1), true, 5_000_000_000)
         );
-        assert!(nfs.anonymous);
+        assert!(nfs.anonymous && nfs.server_locks);
+        let nfs = parse("server = \"a\", export = \"/\", locks = \"host\"").unwrap();
+        assert!(!nfs.server_locks);
     }
 
     #[test]

@@ -468,37 +468,42 @@ impl<'a> Compound<'a> {
         call
     }
 
-    /// Lock a range for a new owner of locks, who opened the file as the state says. `kind` is 1 for reading, 2 for
-    /// writing, 3 and 4 the same when it is to be granted later.
+    /// Lock a range for a new owner of locks, who opened the file as `open` says. `kind` is 1 for reading, 2 for
+    /// writing, 3 and 4 the same when the server is to tell when it may be granted.
     #[must_use]
     pub fn lock_new(
         self,
         kind: u32,
         reclaim: bool,
         range: (u64, u64),
-        client: u64,
+        open: &StateId,
         owner: u64,
     ) -> Self {
         let mut call = self.op(op::LOCK);
         call.range(kind, Some(reclaim), range);
         call.out.bool(true);
         call.out.u32(0);
-        call.state();
+        call.stateid(open);
         call.out.u32(0);
-        call.out.u64(client);
-        call.out.opaque(&owner.to_be_bytes());
+        call.owner(owner);
         call
     }
 
     /// Lock a range for an owner that has locks of the file, whose state it is.
     #[must_use]
-    pub fn lock_more(self, kind: u32, reclaim: bool, range: (u64, u64)) -> Self {
+    pub fn lock_more(self, kind: u32, reclaim: bool, range: (u64, u64), lock: &StateId) -> Self {
         let mut call = self.op(op::LOCK);
         call.range(kind, Some(reclaim), range);
         call.out.bool(false);
-        call.state();
+        call.stateid(lock);
         call.out.u32(0);
         call
+    }
+
+    /// Name an owner of locks. Which client's it is, the session says.
+    fn owner(&mut self, owner: u64) {
+        self.out.u64(0);
+        self.out.opaque(&owner.to_be_bytes());
     }
 
     fn range(&mut self, kind: u32, reclaim: Option<bool>, (start, len): (u64, u64)) {
@@ -512,21 +517,20 @@ impl<'a> Compound<'a> {
 
     /// Ask whether a lock would be granted.
     #[must_use]
-    pub fn lockt(self, kind: u32, range: (u64, u64), client: u64, owner: u64) -> Self {
+    pub fn lockt(self, kind: u32, range: (u64, u64), owner: u64) -> Self {
         let mut call = self.op(op::LOCKT);
         call.range(kind, None, range);
-        call.out.u64(client);
-        call.out.opaque(&owner.to_be_bytes());
+        call.owner(owner);
         call
     }
 
     /// Unlock a range of the state's owner.
     #[must_use]
-    pub fn locku(self, range: (u64, u64)) -> Self {
+    pub fn locku(self, range: (u64, u64), lock: &StateId) -> Self {
         let mut call = self.op(op::LOCKU);
         call.out.u32(1);
         call.out.u32(0);
-        call.state();
+        call.stateid(lock);
         call.out.u64(range.0);
         call.out.u64(range.1);
         call

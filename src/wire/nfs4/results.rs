@@ -100,6 +100,8 @@ pub struct Locked {
     pub len: u64,
     /// It is one for writing.
     pub write: bool,
+    /// Whose it is: client and number, of an owner that has one as ours have.
+    pub owner: Option<(u64, u64)>,
 }
 
 impl<'a> Results<'a> {
@@ -344,12 +346,13 @@ impl<'a> Results<'a> {
     fn denied(&mut self) -> Result<Locked> {
         let (start, len) = (self.input.u64()?, self.input.u64()?);
         let kind = self.input.u32()?;
-        self.input.u64()?;
-        self.input.opaque(MAX_OPAQUE)?;
+        let client = self.input.u64()?;
+        let owner = self.input.opaque(MAX_OPAQUE)?.try_into().ok();
         Ok(Locked {
             start,
             len,
             write: matches!(kind, 2 | 4),
+            owner: owner.map(|number| (client, u64::from_be_bytes(number))),
         })
     }
 

@@ -1,0 +1,86 @@
+//! Locks after the server forgot them: each is reclaimed, behind the opens, before the server is told that all is.
+//!
+//! A lock that cannot be reclaimed is lost, since others may have had it in between: the host's files through which it
+//! was taken fail with `EIO` until they are closed, as under Linux' `NFS_LOCK_LOST`. It is not taken anew.
+
+use crate::mem::Handle as Place;
+use crate::wire::nfs4::{Class, Compound, OpenClaim, Results, op};
+use crate::wire::rpc::Credentials;
+
+use super::answer::{Trouble, ok};
+use super::client::CURRENT;
+use super::instance::Nfs;
+use super::lock_table::{Holder, Range};
+use super::locks::{kind, open_for};
+
+/// Ask for one range of a holder again.
+pub struct Relock {
+    at: Place,
+    holder: Holder,
+    range: Range,
+}
+
+impl Relock {
+    /// Say in whose name.
+    pub const fn user(&self) -> Credentials {
+        self.holder.user
+    }
+
+    /// Write the call: with the holder's open, when that is not reclaimed yet.
+    pub fn call<'a>(&self, call: Compound<'a>) -> Compound<'a> {
+        let Self { holder, range, .. } = self;
+        let mut call = call.sequence(true).putfh(&holder.handle);
+        if holder.open.is_none() {
+            call = open_for(call, holder, holder.access, &OpenClaim::Previous);
+        }
+        let bytes = Range::on_wire(range.start, range.end);
+        let kind = kind(range.write, false);
+        match holder.lock {
+            Some(lock) => call.lock_more(kind, true, bytes, &lock.newest()),
+            None => call.lock_new(kind, true, bytes, &CURRENT, holder.number),
+        }
+    }
+}
+
+impl Nfs {
+    /// Give the next range that is to be asked for again.
+    pub(super) fn next_relock(&mut self) -> Option<Relock> {
+        let locks = self.volume.locks.lock();
+        let (next, at, range) = locks.range_after(self.relocked)?;
+        let holder = *locks.get(at)?;
+        self.relocked = next;
+        Some(Relock { at, holder, range })
+    }
+
+    /// Read what became of it.
+    pub(super) fn relocked(
+        &mut self,
+        ask: &Relock,
+        mut results: Results<'_>,
+    ) -> Result<(), Trouble> {
+        ok(results.sequence())?;
+        self.slots.give(0, true);
+        let done = (|| {
+            ok(results.step(op::PUTFH))?;
+            let open = match ask.holder.open {
+                Some(open) => open,
+                None => ok(results.open())?.stateid,
+            };
+            Ok((open, ok(results.lock())?))
+        })();
+        match done {
+            Ok((open, lock)) => {
+                if let Some(holder) = self.volume.locks.lock().get_mut(ask.at) {
+                    (holder.open, holder.lock) = (Some(open), Some(lock));
+                }
+                Ok(())
+            }
+            Err(Trouble::Status(status)) if status.class() != Class::Later => {
+                crate::log::info!("nfs: a lock cannot be reclaimed: {}", status.name());
+                self.volume.lose_locks(ask.at);
+                Ok(())
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+}
