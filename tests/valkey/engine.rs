@@ -12,14 +12,15 @@ use dpfs::sys::time::Instant;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 
-use crate::server::{KINDS, Server};
+use crate::cluster::{Cluster, PRIMARIES};
+use crate::server::{KINDS, Reply, Server};
 
 const CHUNK: u32 = 4096;
 
 /// Say how to reach a volume.
 pub fn config<'a>(place: &'a Place, volume: &'a str) -> Config<'a> {
     Config {
-        place,
+        places: std::slice::from_ref(place),
         user: None,
         password_file: None,
         volume,
@@ -31,8 +32,12 @@ pub fn config<'a>(place: &'a Place, volume: &'a str) -> Config<'a> {
 
 /// Open a volume and attach to it.
 pub fn attach(place: &Place, volume: &str) -> Valkey {
-    let volume = Volume::open(&config(place, volume)).unwrap();
-    volume.attach(64).unwrap()
+    attach_to(&config(place, volume))
+}
+
+/// Open the volume that is configured, and attach to it.
+pub fn attach_to(config: &Config<'_>) -> Valkey {
+    Volume::open(config).unwrap().attach(64).unwrap()
 }
 
 /// A record without its version: index, followed, position, name, value.
@@ -270,35 +275,54 @@ fn embedded() -> Embedded {
     embedded::Store::open(&config).unwrap().engine().unwrap()
 }
 
+/// Do the same on volumes of a server, each of a name of its own, and on the embedded engine.
+fn does_the_same(place: &Place) {
+    let volumes = std::cell::Cell::new(0);
+    let cases = Cases {
+        cases: 48,
+        failure_persistence: None,
+        ..Cases::default()
+    };
+    TestRunner::new(cases)
+        .run(&steps(), |steps| {
+            volumes.set(volumes.get() + 1);
+            let mut valkey = attach(place, &format!("v{}", volumes.get()));
+            let mut model = embedded();
+            // What a new volume has, the model has not.
+            let root = [Write::Delete(Key::Inode(1)), Write::Delete(Key::Volume)];
+            let op = Op::Transact {
+                checks: &[],
+                writes: &root,
+            };
+            run(&mut valkey, &op, Vec::new());
+            for step in &steps {
+                let (found, wanted) = (apply(&mut valkey, step), apply(&mut model, step));
+                prop_assert_eq!(found, wanted, "{}: {:?}", place, step);
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
 #[test]
 fn every_operation_does_what_the_embedded_engine_does() {
     for kind in KINDS {
-        let server = Server::start(kind, &[]);
-        let volumes = std::cell::Cell::new(0);
-        let cases = Cases {
-            cases: 48,
-            failure_persistence: None,
-            ..Cases::default()
-        };
-        TestRunner::new(cases)
-            .run(&steps(), |steps| {
-                volumes.set(volumes.get() + 1);
-                let mut valkey = attach(&server.place(), &format!("v{}", volumes.get()));
-                let mut model = embedded();
-                // What a new volume has, the model has not.
-                let root = [Write::Delete(Key::Inode(1)), Write::Delete(Key::Volume)];
-                let op = Op::Transact {
-                    checks: &[],
-                    writes: &root,
-                };
-                run(&mut valkey, &op, Vec::new());
-                for step in &steps {
-                    let (found, wanted) = (apply(&mut valkey, step), apply(&mut model, step));
-                    prop_assert_eq!(found, wanted, "{}: {:?}", kind, step);
-                }
-                Ok(())
-            })
-            .unwrap();
+        does_the_same(&Server::start(kind, &[]).place());
+    }
+}
+
+#[test]
+fn every_operation_does_the_same_in_a_cluster_whichever_node_is_asked() {
+    for kind in KINDS {
+        let cluster = Cluster::start(kind, &[]);
+        // Volumes are everywhere; who is asked is a replica.
+        does_the_same(&cluster.nodes[PRIMARIES].place());
+        for node in &cluster.nodes[..PRIMARIES] {
+            let Reply::Integer(keys) = node.connect().ask(&[b"DBSIZE"]) else {
+                panic!("no number");
+            };
+            assert!(keys > 10, "{kind}: {keys}");
+        }
     }
 }
 
@@ -363,7 +387,7 @@ fn content_of_many_chunks_is_cleared_and_searched_step_by_step() {
     // The root's record and its volume's, this inode, one chunk, and the volume's own.
     let mut connection = server.connect();
     let left = connection.ask(&[b"KEYS", b"{v}\x05*"]);
-    assert!(matches!(left, crate::server::Reply::Elements(left) if left.len() == 1));
+    assert!(matches!(left, Reply::Elements(left) if left.len() == 1));
 }
 
 #[test]

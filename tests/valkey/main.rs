@@ -1,11 +1,14 @@
 //! The `valkey` engine on real servers, compared with the embedded engine: first its functions alone.
 
+mod cluster;
 mod durable;
 mod engine;
+//mod failover;
 mod faults;
 #[expect(dead_code, reason = "the embedded engine's tests use all of it")]
 #[path = "../kv/host.rs"]
 mod host;
+//mod migration;
 mod proxy;
 mod server;
 mod tree;

@@ -1,7 +1,8 @@
 #!lua name=dpfs
 -- The server's side of the `valkey` engine: what changes or reads several records of a volume, in one step.
 --
--- KEYS[1] is the volume's prefix, "{volume}", which also names the hash slot. Records are named in ARGV as
+-- KEYS[1] is the volume's prefix, "{volume}", which also names the hash slot, and no key; KEYS[2] is PREFIX .. "k". So
+-- a node of a cluster that has only some of the slot's keys runs none of this. Records are named in ARGV as
 -- Key::encode writes them: inode number (8 bytes, big-endian), kind, name or number. They are kept as
 --
 --   PREFIX .. kind .. inode   a string, for the kinds of which an inode has one

@@ -5,7 +5,8 @@ use zerocopy::FromZeros;
 use super::super::engine::{Client, Done, Failure, List, Op, Record, Token};
 use super::pipeline::{Call, Lost};
 use super::request::{self, Durability, Once, VERSION_LEN};
-use crate::wire::resp::{Encoder, Item, Malformed, Problem, Reader};
+use super::route::Node;
+use crate::wire::resp::{Encoder, Item, Malformed, Place, Problem, Reader};
 
 /// Say what a reply looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromZeros)]
@@ -176,8 +177,8 @@ pub enum Answer {
     Done(Result<Done, Failure>),
     /// It has failed, for a reason that somebody should hear of.
     Refused(Failure),
-    /// It is to be asked again: nothing was done, but may be later.
-    Later,
+    /// It is to be asked again, here or elsewhere: nothing was done.
+    Lost(Lost),
 }
 
 /// Say how a call goes on that the server refused.
@@ -189,12 +190,25 @@ pub fn refused(text: &[u8]) -> Answer {
         | Problem::ReadOnly
         | Problem::PrimaryDown
         | Problem::NoReplicas
-        | Problem::TryAgain
-        | Problem::ClusterDown
+        | Problem::Unblocked
         | Problem::NoFunction
-        | Problem::Refused => Answer::Later,
+        | Problem::Refused => Answer::Lost(Lost::Later),
+        Problem::ClusterDown => Answer::Lost(Lost::Unserved),
+        // What went already is there, and the rest here. All of it will be in one place again.
+        Problem::TryAgain | Problem::Ask(_) => Answer::Lost(Lost::Moving),
+        Problem::Moved(place) => Answer::Lost(moved(&place)),
         _ if text.starts_with(b"DPFS stale") => Answer::Refused(Failure::Unknown),
         _ => Answer::Refused(Failure::Broken),
+    }
+}
+
+fn moved(place: &Place<'_>) -> Lost {
+    let port = place.port;
+    let host = core::str::from_utf8(place.host).unwrap_or("?");
+    match (host, host.parse()) {
+        ("", _) => Lost::Moved(Node { ip: None, port }),
+        (_, Ok(ip)) => Lost::Moved(Node { ip: Some(ip), port }),
+        _ => Lost::Named,
     }
 }
 

@@ -41,17 +41,25 @@ pub struct Once {
 }
 
 /// Begin a call of a function on the volume with this prefix, a name in braces, with so many arguments.
+///
+/// The first key, the prefix, is a record of none and never there; the second, the volume's own, always is. While a node
+/// of a cluster has only some of the slot's keys, it answers who needs keys that it has and keys that it has not with
+/// TRYAGAIN or ASK. So no function runs where it would see half of a volume, and the server itself sees to that.
 fn call<'e, 'b>(
     to: &'e mut Encoder<'b>,
     function: &[u8],
     prefix: &[u8],
     arguments: usize,
 ) -> &'e mut Encoder<'b> {
-    to.request(4 + arguments as u32)
+    to.request(5 + arguments as u32)
         .bytes(b"FCALL")
         .bytes(function)
-        .number(1)
+        .number(2)
         .bytes(prefix)
+        .announce(prefix.len() as u64 + 1)
+        .part(prefix)
+        .part(b"k")
+        .end()
 }
 
 /// As [`call`], for what is done once; its arguments come behind those that say so.
