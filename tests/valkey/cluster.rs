@@ -44,22 +44,35 @@ pub fn ok(to: &mut Connection, words: &[&str]) {
 impl Cluster {
     /// Start one of [`crate::server::KINDS`] with these arguments, and wait until every replica has everything.
     pub fn start(kind: &str, arguments: &[&str]) -> Self {
-        let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT];
+        let mut all = vec![
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            NODE_TIMEOUT,
+        ];
         all.extend(["--repl-diskless-sync-delay", "0"]);
         all.extend(arguments);
-        let nodes: Vec<Server> = (0..2 * PRIMARIES).map(|_| Server::start(kind, &all)).collect();
+        let nodes: Vec<Server> = (0..2 * PRIMARIES)
+            .map(|_| Server::start(kind, &all))
+            .collect();
         let cluster = Self { nodes };
         let slots = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
         for (number, node) in cluster.nodes.iter().enumerate() {
             let mut node = node.connect();
-            ok(&mut node, &["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]);
+            ok(
+                &mut node,
+                &["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()],
+            );
             if let Some((first, last)) = slots.get(number) {
                 ok(&mut node, &["CLUSTER", "ADDSLOTSRANGE", first, last]);
             }
         }
         for other in &cluster.nodes[1..] {
             let port = other.port().to_string();
-            ok(&mut cluster.nodes[0].connect(), &["CLUSTER", "MEET", "127.0.0.1", &port]);
+            ok(
+                &mut cluster.nodes[0].connect(),
+                &["CLUSTER", "MEET", "127.0.0.1", &port],
+            );
         }
         for node in &cluster.nodes {
             let mut node = node.connect();
@@ -80,7 +93,10 @@ impl Cluster {
         for node in &cluster.nodes {
             let mut node = node.connect();
             wait_for("all know the replicas", || {
-                text(&mut node, &["CLUSTER", "NODES"]).matches("slave").count() == PRIMARIES
+                text(&mut node, &["CLUSTER", "NODES"])
+                    .matches("slave")
+                    .count()
+                    == PRIMARIES
             });
         }
         cluster

@@ -1,0 +1,239 @@
+//! Nodes of a cluster that fail while they are used, and what became of what was made durable.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use dpfs::backend::kv::fsck;
+use dpfs::backend::kv::valkey::Valkey;
+use dpfs::backend::kv::valkey::request::Durability;
+use dpfs::backend::kv::valkey::server::{Config, Place, Server as Volume};
+use dpfs::wire::errno::Errno;
+
+use crate::cluster::{Cluster, ok, wait_for};
+use crate::engine::{attach_to, config};
+use crate::host::{Host, ROOT};
+use crate::server::{KINDS, Reply};
+use crate::tree::settle;
+
+/// Number of the first file of those that come late.
+const LATE: u64 = 1_000_000;
+
+/// Say how to reach volume "v" of a cluster.
+pub fn in_cluster(places: &[Place]) -> Config<'_> {
+    Config {
+        places,
+        ..config(&places[0], "v")
+    }
+}
+
+fn durable(places: &[Place], durability: Durability) -> Host<Valkey> {
+    let config = Config {
+        durability: Some(durability),
+        ..in_cluster(places)
+    };
+    Host::over(attach_to(&config))
+}
+
+/// Make a file and make it durable; over again, when that cannot be promised.
+///
+/// What was answered and is not durable may be gone, so that nothing is expected of what an earlier try left.
+fn make(host: &mut Host<Valkey>, number: u64) {
+    let (name, new) = (format!("file-{number}"), format!("new-{number}"));
+    let once = |host: &mut Host<Valkey>| -> Result<(), Errno> {
+        let _ = (host.unlink(ROOT, &name), host.unlink(ROOT, &new));
+        let file = host.create(ROOT, &name)?.nodeid;
+        let wrote = host.write(file, 0, &[number as u8; 9000], (0, 0));
+        let renamed = match number % 2 {
+            0 => host.rename((ROOT, &name), (ROOT, &new), 0),
+            _ => Ok(()),
+        };
+        let synced = host.fsync(file);
+        host.forget(file);
+        wrote.and(renamed).and(synced)
+    };
+    for _ in 0..20 {
+        if once(host).is_ok() {
+            return;
+        }
+    }
+    panic!("{number} cannot be made durable");
+}
+
+/// Look by another daemon for all that was made, and for damage.
+fn is_whole(places: &[Place], numbers: impl Iterator<Item = u64>) {
+    let mut host = Host::over(attach_to(&in_cluster(places)));
+    settle(&mut host);
+    let mut count = 0;
+    for number in numbers {
+        count += 1;
+        let name = match number % 2 {
+            0 => format!("new-{number}"),
+            _ => format!("file-{number}"),
+        };
+        let file = host
+            .lookup(ROOT, &name)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(
+            host.read(file.nodeid, 0, 10_000).unwrap(),
+            [number as u8; 9000]
+        );
+        host.forget(file.nodeid);
+    }
+    settle(&mut host);
+    let report = fsck::check(&mut attach_to(&in_cluster(places)), false, &mut |_, _| ()).unwrap();
+    assert_eq!(report.damage, Vec::<String>::new());
+    assert_eq!((report.entries, report.orphans), (count, 0), "{report:?}");
+}
+
+/// Make files while `happens`, and some more.
+fn make_while(host: &mut Host<Valkey>, first: u64, happens: impl FnOnce() + Send) -> u64 {
+    let done = AtomicBool::new(false);
+    let mut number = first;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(200));
+            happens();
+            done.store(true, Ordering::SeqCst);
+        });
+        while !done.load(Ordering::SeqCst) {
+            make(host, number);
+            number += 1;
+        }
+    });
+    for _ in 0..10 {
+        make(host, number);
+        number += 1;
+    }
+    number
+}
+
+#[test]
+fn a_primary_that_is_killed_has_a_replica_take_over_with_all_that_was_durable() {
+    for kind in KINDS {
+        let mut cluster = Cluster::start(kind, &[]);
+        let places = cluster.places();
+        let mut host = durable(&places, Durability::Replicas(1));
+        let mut number = 0;
+        for _ in 0..2 {
+            let old = cluster.owner("v");
+            number = make_while(&mut host, number, || {
+                cluster.nodes[old].kill();
+                cluster.new_owner(old, "v");
+                // As a replica of the new one: or nothing is durable any more.
+                cluster.nodes[old].start_again();
+            });
+            let new = cluster.owner("v");
+            assert_ne!(new, old);
+            cluster.replicates(new);
+        }
+        is_whole(&places, 0..number);
+    }
+}
+
+#[test]
+fn a_primary_that_stops_and_comes_back_accepts_nothing_as_durable() {
+    let cluster = Cluster::start(KINDS[0], &[]);
+    let places = cluster.places();
+    // One has requests under way when it stops; the others were silent, and ask the old one as soon as it is back.
+    let mut busy = durable(&places, Durability::Replicas(1));
+    let (mut number, mut late) = (0, LATE);
+    for _ in 0..3 {
+        let old = cluster.owner("v");
+        number = make_while(&mut busy, number, || {
+            let mut idle: Vec<_> = (0..5)
+                .map(|_| durable(&places, Durability::Replicas(1)))
+                .collect();
+            cluster.nodes[old].signal("STOP");
+            cluster.new_owner(old, "v");
+            cluster.nodes[old].signal("CONT");
+            for host in &mut idle {
+                make(host, late);
+                late += 1;
+            }
+        });
+        assert_ne!(cluster.owner("v"), old);
+        cluster.replicates(cluster.owner("v"));
+        is_whole(&places, (0..number).chain(LATE..late));
+    }
+}
+
+#[test]
+fn a_cluster_that_goes_down_as_a_whole_comes_back_with_all_that_is_on_its_disks() {
+    let mut cluster = Cluster::start(
+        KINDS[0],
+        &["--appendonly", "yes", "--appendfsync", "always"],
+    );
+    let places = cluster.places();
+    let mut host = durable(&places, Durability::Aof);
+    let mut number = 0;
+    for _ in 0..2 {
+        number = make_while(&mut host, number, || {
+            cluster.nodes.iter_mut().for_each(|node| node.kill());
+            thread::sleep(Duration::from_millis(300));
+            cluster.nodes.iter_mut().for_each(|node| node.start_again());
+        });
+    }
+    is_whole(&places, 0..number);
+}
+
+#[test]
+fn a_promoted_node_without_functions_gets_them() {
+    let mut cluster = Cluster::start(KINDS[0], &[]);
+    let places = cluster.places();
+    let mut host = durable(&places, Durability::Replicas(1));
+    (0..5).for_each(|number| make(&mut host, number));
+    let old = cluster.owner("v");
+    ok(&mut cluster.nodes[old].connect(), &["FUNCTION", "FLUSH"]);
+    let gone = |reply: Reply| reply == Reply::Elements(Vec::new());
+    let replica = old + 3;
+    wait_for("the replica has none, too", || {
+        gone(
+            cluster.nodes[replica]
+                .connect()
+                .ask(&[b"FUNCTION", b"LIST"]),
+        )
+    });
+    cluster.nodes[old].kill();
+    assert_eq!(cluster.new_owner(old, "v"), replica);
+    assert!(gone(
+        cluster.nodes[replica]
+            .connect()
+            .ask(&[b"FUNCTION", b"LIST"])
+    ));
+    cluster.nodes[old].start_again();
+    (5..10).for_each(|number| make(&mut host, number));
+    assert!(!gone(
+        cluster.nodes[replica]
+            .connect()
+            .ask(&[b"FUNCTION", b"LIST"])
+    ));
+    is_whole(&places, 0..10);
+}
+
+#[test]
+fn two_daemons_on_a_volume_of_a_cluster_see_what_the_other_does() {
+    let cluster = Cluster::start(KINDS[0], &[]);
+    let places = cluster.places();
+    let last = [places[5].clone()];
+    let found = Volume::look(&in_cluster(&places)).unwrap();
+    assert!(found.ends_with("volume \"v\" will be made"), "{found}");
+    let mut one = Host::over(attach_to(&in_cluster(&places)));
+    let mut two = Host::over(attach_to(&in_cluster(&last)));
+    let file = one.create(ROOT, "file").unwrap().nodeid;
+    one.write(file, 0, &[1; 100_000], (0, 0)).unwrap();
+    let there = two.lookup(ROOT, "file").unwrap().nodeid;
+    assert_eq!(two.read(there, 0, 100_000).unwrap(), [1; 100_000]);
+    // The slot's primary hands over in good order.
+    let replica = cluster.owner("v") + 3;
+    ok(
+        &mut cluster.nodes[replica].connect(),
+        &["CLUSTER", "FAILOVER"],
+    );
+    cluster.new_owner(cluster.owner("v"), "v");
+    two.write(there, 50_000, b"two", (0, 0)).unwrap();
+    assert_eq!(one.read(file, 49_999, 5).unwrap(), b"\x01two\x01");
+    assert_eq!(one.snapshot(), two.snapshot());
+    let found = Volume::look(&in_cluster(&last)).unwrap();
+    assert!(found.ends_with("is there, in chunks of 4 KiB"), "{found}");
+}

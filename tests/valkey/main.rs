@@ -3,7 +3,7 @@
 mod cluster;
 mod durable;
 mod engine;
-//mod failover;
+mod failover;
 mod faults;
 #[expect(dead_code, reason = "the embedded engine's tests use all of it")]
 #[path = "../kv/host.rs"]

@@ -30,8 +30,8 @@ mod connection;
 mod link;
 mod pipeline;
 mod reply;
-mod route;
 pub mod request;
+mod route;
 #[cfg(feature = "std")]
 pub mod server;
 mod sync;

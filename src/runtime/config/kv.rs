@@ -106,7 +106,9 @@ fn valkey(section: &Section) -> Option<Valkey> {
             "durability",
         ],
     );
-    let places = section.need("address", ADDRESS).and_then(|field| places(&field));
+    let places = section
+        .need("address", ADDRESS)
+        .and_then(|field| places(&field));
     let volume_form = format!("a name of 1 to {VOLUME} letters, digits, '-', '_' and '.'");
     let volume = section.need("volume", &volume_form).and_then(|field| {
         let good = |name: &str| {

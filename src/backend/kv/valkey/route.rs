@@ -105,7 +105,8 @@ impl Route {
         let configured = self.at.saturating_sub(self.nodes.len());
         let here = self.here();
         self.nodes.clear();
-        self.nodes.extend(here.into_iter().chain(replicas).take(NODES));
+        self.nodes
+            .extend(here.into_iter().chain(replicas).take(NODES));
         self.at = match here {
             Some(_) => 0,
             None => self.nodes.len() + configured,
@@ -135,10 +136,7 @@ mod tests {
     #[test]
     fn who_takes_over_is_asked_before_who_is_configured() {
         let mut route = route(&[1, 2]);
-        assert!(route.moved(Node {
-            ip: None,
-            port: 7
-        }));
+        assert!(route.moved(Node { ip: None, port: 7 }));
         assert!(matches!(route.target(), Target::Tcp(node) if node == tcp(7)));
         route.serves([tcp(8), tcp(9)].into_iter());
         let turn: vec::Vec<u16> = (0..6)
@@ -162,7 +160,9 @@ mod tests {
             ip: Some(tcp(1).ip()),
             port,
         };
-        let hurries = (0..6).filter(|turn| route.moved(node(2 + turn % 2))).count();
+        let hurries = (0..6)
+            .filter(|turn| route.moved(node(2 + turn % 2)))
+            .count();
         assert_eq!(hurries, REDIRECTIONS as usize);
         for port in 10..30 {
             route.moved(node(port));
