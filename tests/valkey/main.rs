@@ -8,7 +8,7 @@ mod faults;
 #[expect(dead_code, reason = "the embedded engine's tests use all of it")]
 #[path = "../kv/host.rs"]
 mod host;
-//mod migration;
+mod migration;
 mod proxy;
 mod server;
 mod tree;
