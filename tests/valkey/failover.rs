@@ -9,6 +9,8 @@ use dpfs::backend::kv::valkey::Valkey;
 use dpfs::backend::kv::valkey::request::Durability;
 use dpfs::backend::kv::valkey::server::{Config, Place, Server as Volume};
 use dpfs::wire::errno::Errno;
+use dpfs::wire::fuse::{Opcode, WriteIn};
+use dpfs_harness::{Message, Ticket};
 
 use crate::cluster::{Cluster, ok, wait_for};
 use crate::engine::{attach_to, config};
@@ -27,7 +29,7 @@ pub fn in_cluster(places: &[Place]) -> Config<'_> {
     }
 }
 
-fn durable(places: &[Place], durability: Durability) -> Host<Valkey> {
+pub fn durable(places: &[Place], durability: Durability) -> Host<Valkey> {
     let config = Config {
         durability: Some(durability),
         ..in_cluster(places)
@@ -38,7 +40,7 @@ fn durable(places: &[Place], durability: Durability) -> Host<Valkey> {
 /// Make a file and make it durable; over again, when that cannot be promised.
 ///
 /// What was answered and is not durable may be gone, so that nothing is expected of what an earlier try left.
-fn make(host: &mut Host<Valkey>, number: u64) {
+pub fn make(host: &mut Host<Valkey>, number: u64) {
     let (name, new) = (format!("file-{number}"), format!("new-{number}"));
     let once = |host: &mut Host<Valkey>| -> Result<(), Errno> {
         let _ = (host.unlink(ROOT, &name), host.unlink(ROOT, &new));
@@ -60,17 +62,22 @@ fn make(host: &mut Host<Valkey>, number: u64) {
     panic!("{number} cannot be made durable");
 }
 
+/// Give the name under which [`make`] leaves a file.
+fn name_of(number: u64) -> String {
+    match number % 2 {
+        0 => format!("new-{number}"),
+        _ => format!("file-{number}"),
+    }
+}
+
 /// Look by another daemon for all that was made, and for damage.
-fn is_whole(places: &[Place], numbers: impl Iterator<Item = u64>) {
+pub fn is_whole(places: &[Place], numbers: impl Iterator<Item = u64>) {
     let mut host = Host::over(attach_to(&in_cluster(places)));
     settle(&mut host);
     let mut count = 0;
     for number in numbers {
         count += 1;
-        let name = match number % 2 {
-            0 => format!("new-{number}"),
-            _ => format!("file-{number}"),
-        };
+        let name = name_of(number);
         let file = host
             .lookup(ROOT, &name)
             .unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -131,31 +138,69 @@ fn a_primary_that_is_killed_has_a_replica_take_over_with_all_that_was_durable() 
     }
 }
 
+/// Ask for content to be written, and do not wait.
+fn send_write(host: &mut Host<Valkey>, file: u64, data: &[u8]) -> Ticket {
+    let args = WriteIn {
+        size: data.len() as u32,
+        flags: 1,
+        ..Default::default()
+    };
+    let message = Message::new(Opcode::WRITE)
+        .node(file)
+        .arg(&args)
+        .data(data)
+        .room(8);
+    let ticket = host.bed.send(&message);
+    host.bed.round();
+    ticket
+}
+
 #[test]
 fn a_primary_that_stops_and_comes_back_accepts_nothing_as_durable() {
-    let cluster = Cluster::start(KINDS[0], &[]);
+    let cluster = Cluster::start(KINDS[0], &["--cluster-node-timeout", "1000"]);
     let places = cluster.places();
-    // One has requests under way when it stops; the others were silent, and ask the old one as soon as it is back.
     let mut busy = durable(&places, Durability::Replicas(1));
-    let (mut number, mut late) = (0, LATE);
-    for _ in 0..3 {
+    let (mut number, mut late, mut lost) = (0, LATE, 0);
+    for _ in 0..4 {
         let old = cluster.owner("v");
         number = make_while(&mut busy, number, || {
-            let mut idle: Vec<_> = (0..5)
-                .map(|_| durable(&places, Durability::Replicas(1)))
+            let mut hosts: Vec<_> = (late..late + 5)
+                .map(|number| {
+                    let mut host = durable(&places, Durability::Replicas(1));
+                    make(&mut host, number);
+                    let name = name_of(number);
+                    let file = host.lookup(ROOT, &name).unwrap().nodeid;
+                    (host, number, name, file)
+                })
                 .collect();
             cluster.nodes[old].signal("STOP");
+            // The old one finds these when it comes back, before it hears that it is a primary no more.
+            let sent: Vec<_> = hosts
+                .iter_mut()
+                .map(|(host, _, _, file)| send_write(host, *file, b"late"))
+                .collect();
             cluster.new_owner(old, "v");
             cluster.nodes[old].signal("CONT");
-            for host in &mut idle {
-                make(host, late);
-                late += 1;
+            for ((host, number, name, file), ticket) in hosts.iter_mut().zip(sent) {
+                assert_eq!(host.bed.wait(ticket).error(), None);
+                let synced = host.fsync(*file);
+                let mut witness = Host::over(attach_to(&in_cluster(&places)));
+                let there = witness.lookup(ROOT, name).unwrap().nodeid;
+                let found = witness.read(there, 0, 4).unwrap();
+                match synced {
+                    Ok(()) => assert_eq!(found, b"late", "durable, and gone"),
+                    Err(_) => lost += u32::from(found != b"late"),
+                }
+                host.forget(*file);
+                make(host, *number);
             }
+            late += 5;
         });
         assert_ne!(cluster.owner("v"), old);
         cluster.replicates(cluster.owner("v"));
         is_whole(&places, (0..number).chain(LATE..late));
     }
+    assert!(lost > 0, "the old one was asked too late");
 }
 
 #[test]

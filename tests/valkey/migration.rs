@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use dpfs::backend::kv::engine::Key;
 use dpfs::backend::kv::fsck;
-use dpfs::backend::kv::valkey::request;
+use dpfs::backend::kv::valkey::request::{self, Durability};
 use dpfs::wire::errno::Errno;
 use dpfs::wire::resp::{Problem, slot};
 
 use crate::cluster::{Cluster, PRIMARIES, ok, text, wait_for};
 use crate::engine::attach_to;
-use crate::failover::in_cluster;
+use crate::failover::{durable, in_cluster, is_whole, make};
 use crate::host::{Host, ROOT};
 use crate::server::{KINDS, Reply};
 use crate::tree::settle;
@@ -36,6 +36,12 @@ impl<'a> Move<'a> {
         ok(&mut cluster.nodes[to].connect(), &source);
         let destination = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", &cluster.id(to)];
         ok(&mut cluster.nodes[from].connect(), &destination);
+        Self::of(cluster, from, to)
+    }
+
+    /// Go on with a move that was begun.
+    fn of(cluster: &'a Cluster, from: usize, to: usize) -> Self {
+        let slot = slot(b"{v}").to_string();
         Self {
             cluster,
             slot,
@@ -78,11 +84,10 @@ impl<'a> Move<'a> {
         true
     }
 
-    /// Tell everybody who has the slot now.
+    /// Tell both who has the slot now.
     fn end(self) {
         let id = self.cluster.id(self.to);
-        let others = (0..PRIMARIES).filter(|each| ![self.to, self.from].contains(each));
-        for node in [self.to, self.from].into_iter().chain(others) {
+        for node in [self.to, self.from] {
             let words = ["CLUSTER", "SETSLOT", &self.slot, "NODE", &id];
             ok(&mut self.cluster.nodes[node].connect(), &words);
         }
@@ -130,6 +135,33 @@ fn no_function_runs_where_half_of_a_volume_is() {
         assert_eq!(host.lookup(ROOT, "file-0").map(drop), Ok(()));
         assert_eq!(host.lookup(ROOT, "none").map(drop), Err(Errno::ENOENT));
     }
+}
+
+#[test]
+fn a_node_that_dies_while_a_slot_leaves_it_has_a_replica_go_on() {
+    // Redis does not tell its replicas that a slot is on its way.
+    let mut cluster = Cluster::start("valkey", &[]);
+    let places = cluster.places();
+    let mut host = durable(&places, Durability::Replicas(1));
+    (0..30).for_each(|number| make(&mut host, number));
+    let old = cluster.owner("v");
+    let to = (old + 1) % PRIMARIES;
+    let moving = Move::begin(&cluster, old, to);
+    (0..3).for_each(|_| assert!(moving.step()));
+    // What left is at the target's replica, too.
+    cluster.replicates(to);
+    cluster.nodes[old].kill();
+    let from = cluster.new_owner(old, "v");
+    cluster.nodes[old].start_again();
+    let moving = Move::of(&cluster, from, to);
+    while moving.step() {
+        let mut node = cluster.nodes[from].connect();
+        let reply = node.call(|to| request::get(to, b"{v}", &[Key::Inode(1)], true));
+        assert!(matches!(reply, Reply::Error(_)), "{reply:?}");
+    }
+    moving.end();
+    (30..40).for_each(|number| make(&mut host, number));
+    is_whole(&places, 0..40);
 }
 
 #[test]
