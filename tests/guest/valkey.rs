@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::boot::{end, turn};
+use crate::cluster::{Cluster, ok, text};
 use crate::daemon::{Daemon, wait_for};
 use crate::server::Server;
 use crate::{UML, nothing_is_held, works_on};
@@ -56,6 +57,67 @@ fn a_source_tree_on_a_server_that_is_killed_again_and_again_is_whole() {
     UML.run(&other, "tree-check", &[]);
     let daemon = daemon.killed_and_restarted();
     UML.run(&daemon, "tree-check", &[]);
+}
+
+/// Kill a primary under load such that nothing that it answered is lost.
+///
+/// Replication does not wait, so who is killed at once may have answered what no replica has.
+fn kill_with_nothing_lost(node: &mut Server) {
+    let mut asked = node.connect();
+    ok(&mut asked, &["CLIENT", "PAUSE", "60000", "WRITE"]);
+    wait_for("a replica has all", 60, || {
+        let info = text(&mut asked, &["INFO", "replication"]);
+        let mut fields = info.split([',', '\r', '\n']);
+        let mut field = |name| fields.find_map(|each| each.strip_prefix(name));
+        let has = field("offset=");
+        has.is_some() && has == field("master_repl_offset:")
+    });
+    node.kill();
+}
+
+#[test]
+fn a_cluster_works() {
+    let _turn = turn();
+    let cluster = Cluster::start("valkey", &[]);
+    let daemon = Daemon::cluster(&cluster.places(), "");
+    UML.run(&daemon, "smoke", &[]);
+    UML.run(&daemon, "fio-verify", &[]);
+    nothing_is_held(&daemon);
+    let (good, text) = daemon.command("fsck");
+    assert!(good && text.contains("no damage"), "{text}");
+    let (_, text) = daemon.command("check");
+    let server = text.lines().find(|line| line.contains("server"));
+    assert!(server.unwrap().starts_with("ok"), "{text}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_source_tree_in_a_cluster_whose_primaries_are_killed_is_whole() {
+    let _turn = turn();
+    let mut cluster = Cluster::start("valkey", &[]);
+    let daemon = Daemon::cluster(&cluster.places(), ", durability = \"replicas:1\"");
+    let done = AtomicBool::new(false);
+    let mut kills = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            UML.run(&daemon, "tree-unpack", &[]);
+            done.store(true, Ordering::SeqCst);
+        });
+        while !done.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1500));
+            let old = cluster.owner("v");
+            kill_with_nothing_lost(&mut cluster.nodes[old]);
+            let new = cluster.new_owner(old, "v");
+            cluster.nodes[old].start_again();
+            cluster.replicates(new);
+            kills += 1;
+        }
+    });
+    assert!(kills > 1, "{kills}");
+    let other = Daemon::cluster(&cluster.places(), ", read_only = true");
+    UML.run(&other, "tree-check", &[]);
+    let (good, text) = daemon.command("fsck");
+    assert!(good && text.contains("no damage"), "{text}");
 }
 
 #[test]
