@@ -13,7 +13,7 @@ use crate::wire::resp::Encoder;
 pub const FUNCTIONS: &str = include_str!("functions.lua");
 
 /// Its version, as `dpfs_open` tells it.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// Bytes of a stored value before the record's value: its version, big-endian.
 pub const VERSION_LEN: usize = 8;
