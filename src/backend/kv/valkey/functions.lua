@@ -371,6 +371,21 @@ redis.register_function{function_name = 'dpfs_seek', flags = {'no-writes'}, call
     return more and {'+', first * chunk} or at(first * chunk)
 end}
 
+-- inode, where to begin: names of a directory as they come, of each the place to go on behind, itself and its stored value,
+-- behind "1" when there may be more or "0".
+redis.register_function{function_name = 'dpfs_names', flags = {'no-writes'}, callback = function(keys, argv)
+    local cursor, found, all = argv[2], {}, {'0'}
+    repeat
+        local reply = redis.call('HSCAN', keys[1] .. '\3' .. argv[1], cursor, 'COUNT', STEP)
+        cursor, found = reply[1], reply[2]
+    until cursor == '0' or #found > 0
+    if cursor ~= '0' then all[1] = '1' end
+    for each = 1, #found, 2 do
+        all[#all + 1], all[#all + 2], all[#all + 3] = cursor, found[each], found[each + 1]
+    end
+    return all
+end}
+
 -- kind, inode, where to begin, most records, "1" to follow: "1" when there may be more or "0", then of each record its
 -- number, name or, of inodes, the place to go on behind and the number; its stored value; and, when following, that of
 -- the inode which the value names. Positions and orphans begin at a number, names behind so many, inodes at a cursor of the server.

@@ -18,10 +18,10 @@ pub enum What {
     Records,
     /// A list in the order of numbers.
     List,
-    /// A list of names.
+    /// A list in the order of names.
     NamedList,
-    /// The list of inodes.
-    Inodes,
+    /// A list in the server's own order.
+    Unordered,
     /// 1, or 0 when something was not as expected.
     Change,
     /// 0, or where to go on.
@@ -91,8 +91,8 @@ pub fn expected(ask: &Ask<'_>, call: &mut Call) {
             (call.start, call.count, call.follow) = (after, limit, follow.into());
             match list {
                 List::Entries(_) | List::Orphans => What::List,
-                List::Xattrs(_) | List::Names(_) => What::NamedList,
-                List::Inodes => What::Inodes,
+                List::Xattrs(_) => What::NamedList,
+                List::Inodes | List::Names(_) => What::Unordered,
             }
         }
         Op::Transact { .. } | Op::Write { .. } | Op::Purge { .. } => What::Change,
@@ -270,7 +270,7 @@ pub fn understand(call: &Call, bytes: &[u8], client: &mut dyn Client) -> Result<
             Done::Done
         }
         (What::Records, Item::Array(elements)) => records(call, elements, &mut reader, client)?,
-        (What::List | What::NamedList | What::Inodes, Item::Array(elements)) => {
+        (What::List | What::NamedList | What::Unordered, Item::Array(elements)) => {
             list(call, elements, &mut reader, client)?
         }
         (What::Change, Item::Integer(1)) => Done::Done,
@@ -347,8 +347,8 @@ fn list(
     client: &mut dyn Client,
 ) -> Result<Done, Malformed> {
     let token = Token(call.token);
-    let follow = call.follow != 0 && call.what != What::Inodes;
-    let each = 2 + u64::from(follow || call.what == What::Inodes);
+    let follow = call.follow != 0 && call.what != What::Unordered;
+    let each = 2 + u64::from(follow || call.what == What::Unordered);
     let count = elements.checked_sub(1).ok_or(Malformed)? / each;
     let more = match string(reader)? {
         Some(b"1") => true,
@@ -358,7 +358,7 @@ fn list(
     for index in 0..count {
         let tail = string(reader)?.ok_or(Malformed)?;
         let number = match call.what {
-            What::Inodes => string(reader)?.ok_or(Malformed)?,
+            What::Unordered => string(reader)?.ok_or(Malformed)?,
             _ => &[],
         };
         let stored = string(reader)?.ok_or(Malformed)?;

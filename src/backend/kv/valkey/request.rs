@@ -194,12 +194,17 @@ pub fn wait(to: &mut Encoder<'_>, durability: Durability) {
 }
 
 /// Write the request for a part of a list. Its reply is an array: whether there may be more, as "1" or "0"; then of each
-/// record its number, name or place and number, its stored value and, with `follow`, the stored inode that it names or nothing.
+/// record its number, or its name, or where to go on and its name or number; its stored value; and, with `follow`, the stored inode that it names or nothing.
 pub fn scan(to: &mut Encoder<'_>, prefix: &[u8], list: List, after: u64, limit: u32, follow: bool) {
     let (ino, kind) = match list {
         List::Entries(ino) => (ino, kind::POSITION),
         List::Xattrs(ino) => (ino, kind::XATTR),
-        List::Names(ino) => (ino, kind::NAME),
+        List::Names(ino) => {
+            call(to, b"dpfs_names", prefix, 2)
+                .bytes(&ino.to_be_bytes())
+                .number(after);
+            return;
+        }
         List::Orphans => (0, kind::ORPHAN),
         List::Inodes => (0, kind::INODE),
     };
@@ -208,7 +213,7 @@ pub fn scan(to: &mut Encoder<'_>, prefix: &[u8], list: List, after: u64, limit: 
         .bytes(&ino.to_be_bytes());
     match list {
         List::Entries(_) | List::Orphans => to.bytes(&after.saturating_add(1).to_be_bytes()),
-        List::Xattrs(_) | List::Names(_) | List::Inodes => to.number(after),
+        List::Xattrs(_) | List::Inodes | List::Names(_) => to.number(after),
     };
     to.number(limit.into()).number(follow.into());
 }
