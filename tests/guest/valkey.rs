@@ -83,6 +83,8 @@ fn a_cluster_works() {
     UML.run(&daemon, "smoke", &[]);
     UML.run(&daemon, "fio-verify", &[]);
     nothing_is_held(&daemon);
+    let (good, text) = daemon.command("selftest");
+    assert!(good, "{text}");
     let (good, text) = daemon.command("fsck");
     assert!(good && text.contains("no damage"), "{text}");
     let (_, text) = daemon.command("check");

@@ -282,3 +282,19 @@ fn two_daemons_on_a_volume_of_a_cluster_see_what_the_other_does() {
     let found = Volume::look(&in_cluster(&last)).unwrap();
     assert!(found.ends_with("is there, in chunks of 4 KiB"), "{found}");
 }
+
+#[test]
+fn nodes_that_are_named_as_nobody_here_can_look_up_are_refused() {
+    let names = [
+        "--cluster-announce-hostname",
+        "node.example",
+        "--cluster-preferred-endpoint-type",
+        "hostname",
+    ];
+    let cluster = Cluster::start(KINDS[0], &names);
+    let places = cluster.places();
+    let other = (cluster.owner("v") + 1) % 3;
+    let refused = Volume::look(&in_cluster(&places[other..=other])).unwrap_err();
+    let wanted = "by host names; allowed: cluster-preferred-endpoint-type ip";
+    assert!(refused.ends_with(wanted), "{refused}");
+}
