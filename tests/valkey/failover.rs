@@ -298,3 +298,29 @@ fn nodes_that_are_named_as_nobody_here_can_look_up_are_refused() {
     let wanted = "by host names; allowed: cluster-preferred-endpoint-type ip";
     assert!(refused.ends_with(wanted), "{refused}");
 }
+
+#[test]
+fn a_node_that_would_throw_keys_away_is_not_used_when_it_takes_over() {
+    for kind in KINDS {
+        let cluster = Cluster::start(kind, &[]);
+        let places = cluster.places();
+        let config = Config {
+            timeout: 1_000_000_000,
+            ..in_cluster(&places)
+        };
+        let mut host = Host::over(attach_to(&config));
+        host.create(ROOT, "file").unwrap();
+        let old = cluster.owner("v");
+        let mut replica = cluster.nodes[old + 3].connect();
+        ok(&mut replica, &["CONFIG", "SET", "maxmemory", "100mb"]);
+        let policy = ["CONFIG", "SET", "maxmemory-policy"];
+        ok(&mut replica, &[&policy[..], &["allkeys-lru"]].concat());
+        ok(&mut replica, &["CLUSTER", "FAILOVER"]);
+        cluster.new_owner(old, "v");
+        let refused = host.lookup(ROOT, "file").map(drop);
+        assert_eq!(refused, Err(Errno::ETIMEDOUT), "{kind}");
+        ok(&mut replica, &[&policy[..], &["noeviction"]].concat());
+        let found = host.lookup(ROOT, "file").map(drop);
+        assert_eq!(found, Ok(()), "{kind}");
+    }
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use dpfs::backend::kv::engine::Key;
 use dpfs::backend::kv::fsck;
 use dpfs::backend::kv::valkey::request::{self, Durability};
+use dpfs::backend::kv::valkey::server::Config;
 use dpfs::wire::errno::Errno;
 use dpfs::wire::resp::{Problem, slot};
 
@@ -169,8 +170,13 @@ fn a_slot_that_moves_key_by_key_under_load_loses_nothing_and_gives_no_wrong_answ
     for kind in KINDS {
         let cluster = Cluster::start(kind, &[]);
         let places = cluster.places();
-        let mut one = Host::over(attach_to(&in_cluster(&places)));
-        let mut two = Host::over(attach_to(&in_cluster(&places)));
+        // A move takes longer than a server may be silent.
+        let config = Config {
+            timeout: 2_000_000_000,
+            ..in_cluster(&places)
+        };
+        let mut one = Host::over(attach_to(&config));
+        let mut two = Host::over(attach_to(&config));
         let (mut moves, mut number) = (0, 0u64);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -180,6 +186,8 @@ fn a_slot_that_moves_key_by_key_under_load_loses_nothing_and_gives_no_wrong_answ
                     thread::sleep(Duration::from_millis(300));
                     let from = cluster.owner("v");
                     let moving = Move::begin(&cluster, from, (from + 1) % PRIMARIES);
+                    moving.step();
+                    thread::sleep(Duration::from_secs(4));
                     while moving.step() {
                         thread::sleep(Duration::from_millis(5));
                     }

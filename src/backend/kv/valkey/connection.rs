@@ -263,7 +263,8 @@ impl Connection {
                 to.bytes(b"REPLACE").bytes(FUNCTIONS.as_bytes());
             }
             Step::Replicas => {
-                to.request(2).bytes(b"INFO").bytes(b"replication");
+                to.request(3).bytes(b"INFO");
+                to.bytes(b"memory").bytes(b"replication");
             }
             Step::Ready => {}
         });
@@ -316,12 +317,17 @@ impl Connection {
                 (Step::Replicas, Some(Item::Text { len, .. } | Item::Bulk(len))) => {
                     let report = reader.body(len).ok().flatten();
                     let report = report.ok_or(Trouble::Malformed)?;
+                    // It may be another than was looked at first.
+                    evicts(report)?;
                     self.link.route().serves(replicas(report));
                     Step::Ready
                 }
                 _ => return Err(Trouble::Malformed),
             };
             self.ask(next);
+        }
+        if self.trouble.take().is_some() {
+            crate::log::info!("valkey: {} serves", self.server.as_str());
         }
         Ok(())
     }
@@ -354,9 +360,6 @@ impl Connection {
             return Err(Trouble::Gone);
         }
         self.found = (chunk != 0).then_some((chunk, made));
-        if self.trouble.take().is_some() {
-            crate::log::info!("valkey: {} serves", self.server.as_str());
-        }
         Ok(match self.cluster {
             true => Step::Replicas,
             false => Step::Ready,
