@@ -110,6 +110,19 @@ impl Cluster {
         });
     }
 
+    /// Wait until a replica has everything that a primary has, which is told to take no changes until it is killed.
+    pub fn has_replicated(&self, number: usize) {
+        let mut node = self.nodes[number].connect();
+        ok(&mut node, &["CLIENT", "PAUSE", "60000", "WRITE"]);
+        wait_for("a replica has all", || {
+            let info = text(&mut node, &["INFO", "replication"]);
+            let mut fields = info.split([',', '\r', '\n']);
+            let mut field = |name| fields.find_map(|each| each.strip_prefix(name));
+            let has = field("offset=");
+            has.is_some() && has == field("master_repl_offset:")
+        });
+    }
+
     /// Give where all nodes listen.
     pub fn places(&self) -> Vec<Place> {
         self.nodes.iter().map(Server::place).collect()

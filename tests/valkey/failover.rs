@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use dpfs::backend::kv::engine::{Key, Patch, Write};
 use dpfs::backend::kv::fsck;
 use dpfs::backend::kv::valkey::Valkey;
-use dpfs::backend::kv::valkey::request::Durability;
+use dpfs::backend::kv::valkey::request::{self, Durability, Once, VERSION_LEN};
 use dpfs::backend::kv::valkey::server::{Config, Place, Server as Volume};
 use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::{Opcode, WriteIn};
@@ -322,5 +323,48 @@ fn a_node_that_would_throw_keys_away_is_not_used_when_it_takes_over() {
         ok(&mut replica, &[&policy[..], &["noeviction"]].concat());
         let found = host.lookup(ROOT, "file").map(drop);
         assert_eq!(found, Ok(()), "{kind}");
+    }
+}
+
+#[test]
+fn what_a_primary_did_and_could_not_say_is_not_done_again_by_the_one_that_takes_over() {
+    for kind in KINDS {
+        let mut cluster = Cluster::start(kind, &[]);
+        // The volume, and the functions.
+        drop(attach_to(&in_cluster(&cluster.places())));
+        let add = |cluster: &Cluster, node: usize, sequence| {
+            let once = Once {
+                client: 7,
+                sequence,
+                ack: 1,
+                sure: false,
+            };
+            let patches = [Patch::Add64 { at: 0, value: 1 }];
+            let writes = match sequence {
+                1 => Write::Put(Key::Inode(9), &[0; 8]),
+                _ => Write::Patch(Key::Inode(9), &patches),
+            };
+            let mut node = cluster.nodes[node].connect();
+            node.call(|to| request::transact(to, b"{v}", &once, (&[], &[writes]), true))
+        };
+        let old = cluster.owner("v");
+        for sequence in [1, 2, 3] {
+            assert_eq!(add(&cluster, old, sequence), Reply::Integer(1));
+        }
+        // The reply was lost with the node; a replica had it all.
+        cluster.has_replicated(old);
+        cluster.nodes[old].kill();
+        let new = cluster.new_owner(old, "v");
+        wait_for("it serves", || {
+            !matches!(add(&cluster, new, 3), Reply::Error(_))
+        });
+        assert_eq!(add(&cluster, new, 3), Reply::Integer(1));
+        assert_eq!(add(&cluster, new, 4), Reply::Integer(1));
+        let mut node = cluster.nodes[new].connect();
+        let reply = node.call(|to| request::get_plain(to, b"{v}", &Key::Inode(9)));
+        let Reply::Bytes(stored) = reply else {
+            panic!("{reply:?}");
+        };
+        assert_eq!(stored[VERSION_LEN..], 3u64.to_le_bytes(), "{kind}");
     }
 }
