@@ -11,7 +11,7 @@ use crate::backend::kv::embedded as embedded_store;
 use crate::backend::kv::engine::Engine;
 use crate::backend::kv::fsck::{self, Report};
 use crate::backend::kv::served::Store;
-use crate::backend::kv::valkey::server::Server;
+use crate::backend::kv::valkey::server::{Places, Server};
 
 /// Width of the progress bar.
 const BAR: u64 = 40;
@@ -60,7 +60,9 @@ fn store_of(device: &Device) -> Option<(String, &Kv)> {
     };
     let place = match &kv.engine {
         KvEngine::Embedded(embedded) => embedded.path.as_ref()?.display().to_string(),
-        KvEngine::Valkey(valkey) => format!("{}, volume {:?}", valkey.place, valkey.volume),
+        KvEngine::Valkey(valkey) => {
+            format!("{}, volume {:?}", Places(&valkey.places), valkey.volume)
+        }
     };
     Some((place, kv))
 }

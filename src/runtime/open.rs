@@ -12,7 +12,7 @@ use super::lane;
 use super::warden::{self, Task};
 use crate::backend::kv::embedded;
 use crate::backend::kv::served::{self, EmbeddedVolume, Served, Store};
-use crate::backend::kv::valkey::server::{self, Server};
+use crate::backend::kv::valkey::server::{self, Places, Server};
 use crate::backend::local::{self, LocalVolume};
 use crate::backend::nfs::{self, NfsVolume};
 use crate::backend::null::{self, Null};
@@ -117,7 +117,7 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
 /// Say how a device reaches a volume on a server.
 pub(super) fn valkey_config<'a>(kv: &config::Kv, valkey: &'a config::Valkey) -> server::Config<'a> {
     server::Config {
-        place: &valkey.place,
+        places: &valkey.places,
         user: valkey.user.as_deref(),
         password_file: valkey.password_file.as_deref(),
         volume: &valkey.volume,
@@ -145,7 +145,7 @@ fn open_kv(kv: &config::Kv, limits: &config::Limits) -> Result<&'static dyn Back
         }
         KvEngine::Valkey(valkey) => {
             let server = Server::open(&valkey_config(kv, valkey));
-            let server = server.map_err(|error| format!("{}: {error}", valkey.place))?;
+            let server = server.map_err(|error| format!("{}: {error}", Places(&valkey.places)))?;
             // Names and attributes; the host looks at its data again when they changed.
             let ttl = match valkey.cache {
                 config::Cache::None => Duration::ZERO,

@@ -22,7 +22,7 @@ use super::config::{
 };
 use super::open::valkey_config;
 use super::stats::{Snapshot, State};
-use crate::backend::kv::valkey::server::Server;
+use crate::backend::kv::valkey::server::{Places, Server};
 use crate::sys::sandbox::{Limit, limit, space, unshare};
 use crate::sys::{access, affinity, creds, device, identity};
 use crate::wire::errno::Errno;
@@ -207,7 +207,7 @@ fn nfs_server(nfs: &Nfs) -> Result<String, String> {
 /// Ask a server who it is and whether the volume is there.
 fn valkey_server(kv: &Kv, valkey: &Valkey) -> Result<String, String> {
     let found = Server::look(&valkey_config(kv, valkey));
-    found.map_err(|error| format!("{}: {error}", valkey.place))
+    found.map_err(|error| format!("{}: {error}", Places(&valkey.places)))
 }
 
 /// Look whether a store is there, or can be made. Opening it would lock it.

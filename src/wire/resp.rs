@@ -245,6 +245,8 @@ pub enum Problem<'a> {
     PrimaryDown,
     /// Too few replicas (`NOREPLICAS`).
     NoReplicas,
+    /// What was waited for will not come here: the server has become a replica (`UNBLOCKED`).
+    Unblocked,
     /// Memory is used up; nothing was changed (`OOM`).
     OutOfMemory,
     /// The disk fails, so changes are refused (`MISCONF`).
@@ -288,6 +290,7 @@ impl<'a> Problem<'a> {
             b"READONLY" => Self::ReadOnly,
             b"MASTERDOWN" => Self::PrimaryDown,
             b"NOREPLICAS" => Self::NoReplicas,
+            b"UNBLOCKED" => Self::Unblocked,
             b"OOM" => Self::OutOfMemory,
             b"MISCONF" => Self::DiskFails,
             b"NOAUTH" | b"WRONGPASS" | b"NOPERM" => Self::Refused,
@@ -572,6 +575,7 @@ mod tests {
             (b"MOVED", Problem::Other),
             (b"TRYAGAIN Multiple keys request", Problem::TryAgain),
             (b"OOM command not allowed", Problem::OutOfMemory),
+            (b"UNBLOCKED force unblock", Problem::Unblocked),
             (b"ERR Function not found", Problem::NoFunction),
             (b"ERR syntax error", Problem::Other),
             (b"BUSYKEY Target key name", Problem::Other),

@@ -4,6 +4,7 @@
 //! cargo bench --bench path                         requests per second, and where the time goes
 //! DPFS_BENCH_ONLY=kv cargo bench --bench path      the same path to the embedded key-value engine
 //! DPFS_BENCH_ONLY=valkey cargo bench --bench path  and to a Valkey server of its own, beside a bare client
+//! DPFS_BENCH_ONLY=names cargo bench --bench path   a directory of a million names, in both key-value engines
 //! DPFS_BENCH_ONLY=nfs cargo bench --bench path     and to an NFS server of its own, beside a bare client
 //! tests/bench/instructions                         instructions per request, by callgrind
 //! ```
@@ -12,6 +13,7 @@
 //! device's part is [`serve`], which callgrind singles out; the time printed is of both parts.
 
 mod kv;
+mod names;
 mod nfs;
 #[expect(dead_code, reason = "the backend's own tests use all of it")]
 #[path = "../nfs/server.rs"]
@@ -274,6 +276,7 @@ fn main() {
     // These take a server, so they are asked for.
     match only.as_str() {
         "valkey" => valkey::run(),
+        "names" => names::run(),
         "nfs" => nfs::run(),
         _ => {}
     }

@@ -139,7 +139,7 @@ pub fn run() {
     let mut work = || cpu(&mut connection);
     for (who, place) in [("tcp", server.place()), ("unix", server.socket())] {
         let volume = Volume::open(&Config {
-            place: &place,
+            places: std::slice::from_ref(&place),
             user: None,
             password_file: None,
             volume: who,

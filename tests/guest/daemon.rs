@@ -111,12 +111,28 @@ impl Daemon {
 
     /// Serve a volume of a Valkey or Redis server; `options` are further keys.
     pub fn valkey(server: &Place, options: &str) -> Self {
+        Self::cluster(std::slice::from_ref(server), options)
+    }
+
+    /// Serve a volume of a cluster.
+    pub fn cluster(nodes: &[Place], options: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let address = server.to_string();
+        let address: Vec<String> = nodes.iter().map(Place::to_string).collect();
         let backend = format!(
             "{{ kind = \"kv\", engine = \"valkey\", address = {address:?}, volume = \"v\"{options} }}"
         );
         Self::start(folder, 1, &backend, "{}")
+    }
+
+    /// Run another command of the program with this daemon's configuration: whether it did well, and what it printed.
+    pub fn command(&self, name: &str) -> (bool, String) {
+        let out = Command::new(program())
+            .args([name, "-c"])
+            .arg(self.folder().join("dpfs.toml"))
+            .output()
+            .expect("dpfs runs");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        (out.status.success(), text)
     }
 
     /// Kill the daemon and start another one on the same store.

@@ -3,6 +3,8 @@
 //! Each test starts a `dpfs` of its own and boots guests against it with `tests/rig/boot`, one at a time.
 
 mod boot;
+#[path = "../valkey/cluster.rs"]
+mod cluster;
 mod daemon;
 #[path = "../nfs/server.rs"]
 mod nfs;

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::boot::{end, turn};
+use crate::cluster::Cluster;
 use crate::daemon::{Daemon, wait_for};
 use crate::server::Server;
 use crate::{UML, developers_work, nothing_is_held, works_on};
@@ -63,6 +64,55 @@ fn a_source_tree_on_a_server_that_is_killed_again_and_again_is_whole() {
     UML.run(&other, "tree-check", &[]);
     let daemon = daemon.killed_and_restarted();
     UML.run(&daemon, "tree-check", &[]);
+}
+
+#[test]
+fn a_cluster_works() {
+    let _turn = turn();
+    let cluster = Cluster::start("valkey", &[]);
+    let daemon = Daemon::cluster(&cluster.places(), "");
+    UML.run(&daemon, "smoke", &[]);
+    UML.run(&daemon, "fio-verify", &[]);
+    nothing_is_held(&daemon);
+    let (good, text) = daemon.command("selftest");
+    assert!(good, "{text}");
+    let (good, text) = daemon.command("fsck");
+    assert!(good && text.contains("no damage"), "{text}");
+    let (_, text) = daemon.command("check");
+    let server = text.lines().find(|line| line.contains("server"));
+    assert!(server.unwrap().starts_with("ok"), "{text}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_source_tree_in_a_cluster_whose_primaries_are_killed_is_whole() {
+    let _turn = turn();
+    let mut cluster = Cluster::start("valkey", &[]);
+    let daemon = Daemon::cluster(&cluster.places(), ", durability = \"replicas:1\"");
+    let done = AtomicBool::new(false);
+    let mut kills = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            UML.run(&daemon, "tree-unpack", &[]);
+            done.store(true, Ordering::SeqCst);
+        });
+        while !done.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1500));
+            let old = cluster.owner("v");
+            // Replication does not wait: who is killed at once may have answered what no replica has.
+            cluster.has_replicated(old);
+            cluster.nodes[old].kill();
+            let new = cluster.new_owner(old, "v");
+            cluster.nodes[old].start_again();
+            cluster.replicates(new);
+            kills += 1;
+        }
+    });
+    assert!(kills > 1, "{kills}");
+    let other = Daemon::cluster(&cluster.places(), ", read_only = true");
+    UML.run(&other, "tree-check", &[]);
+    let (good, text) = daemon.command("fsck");
+    assert!(good && text.contains("no damage"), "{text}");
 }
 
 #[test]

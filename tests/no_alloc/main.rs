@@ -134,7 +134,7 @@ fn nothing_is_allocated_after_start() {
         &["--appendonly", "yes", "--appendfsync", "always"],
     );
     let opened = server::Server::open(&server::Config {
-        place: &server.place(),
+        places: &[server.place()],
         user: None,
         password_file: None,
         volume: "v",

@@ -12,14 +12,15 @@ use dpfs::sys::time::Instant;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 
-use crate::server::{KINDS, Server};
+use crate::cluster::{Cluster, PRIMARIES};
+use crate::server::{KINDS, Reply, Server};
 
 const CHUNK: u32 = 4096;
 
 /// Say how to reach a volume.
 pub fn config<'a>(place: &'a Place, volume: &'a str) -> Config<'a> {
     Config {
-        place,
+        places: std::slice::from_ref(place),
         user: None,
         password_file: None,
         volume,
@@ -31,8 +32,12 @@ pub fn config<'a>(place: &'a Place, volume: &'a str) -> Config<'a> {
 
 /// Open a volume and attach to it.
 pub fn attach(place: &Place, volume: &str) -> Valkey {
-    let volume = Volume::open(&config(place, volume)).unwrap();
-    volume.attach(64).unwrap()
+    attach_to(&config(place, volume))
+}
+
+/// Open the volume that is configured, and attach to it.
+pub fn attach_to(config: &Config<'_>) -> Valkey {
+    Volume::open(config).unwrap().attach(64).unwrap()
 }
 
 /// A record without its version: index, followed, position, name, value.
@@ -243,7 +248,7 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
             let list = match kind {
                 0 => List::Entries(ino),
                 1 => List::Xattrs(ino),
-                2 => List::Names(ino),
+                2 => return names(engine, ino),
                 _ => List::Orphans,
             };
             let follow = follow && kind == 0;
@@ -261,6 +266,32 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
     }
 }
 
+/// List the names of a directory to the end; they come in the engine's own order.
+fn names<E: Engine>(engine: &mut E, ino: u64) -> Outcome {
+    let (mut found, mut after) = (std::collections::BTreeSet::new(), 0);
+    loop {
+        let op = Op::Scan {
+            list: List::Names(ino),
+            after,
+            limit: 3,
+            follow: false,
+        };
+        let outcome = run(engine, &op, Vec::new());
+        for (_, _, at, name, value) in outcome.records {
+            after = at;
+            found.insert((name, value));
+        }
+        if outcome.result != Ok(Done::Listed { more: true }) {
+            let plain = |(name, value)| (0, false, 0, name, value);
+            return Outcome {
+                result: outcome.result,
+                records: found.into_iter().map(plain).collect(),
+                bytes: Vec::new(),
+            };
+        }
+    }
+}
+
 fn embedded() -> Embedded {
     let config = embedded::Config {
         path: None,
@@ -270,35 +301,54 @@ fn embedded() -> Embedded {
     embedded::Store::open(&config).unwrap().engine().unwrap()
 }
 
+/// Do the same on volumes of a server, each of a name of its own, and on the embedded engine.
+fn does_the_same(place: &Place) {
+    let volumes = std::cell::Cell::new(0);
+    let cases = Cases {
+        cases: 48,
+        failure_persistence: None,
+        ..Cases::default()
+    };
+    TestRunner::new(cases)
+        .run(&steps(), |steps| {
+            volumes.set(volumes.get() + 1);
+            let mut valkey = attach(place, &format!("v{}", volumes.get()));
+            let mut model = embedded();
+            // What a new volume has, the model has not.
+            let root = [Write::Delete(Key::Inode(1)), Write::Delete(Key::Volume)];
+            let op = Op::Transact {
+                checks: &[],
+                writes: &root,
+            };
+            run(&mut valkey, &op, Vec::new());
+            for step in &steps {
+                let (found, wanted) = (apply(&mut valkey, step), apply(&mut model, step));
+                prop_assert_eq!(found, wanted, "{}: {:?}", place, step);
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
 #[test]
 fn every_operation_does_what_the_embedded_engine_does() {
     for kind in KINDS {
-        let server = Server::start(kind, &[]);
-        let volumes = std::cell::Cell::new(0);
-        let cases = Cases {
-            cases: 48,
-            failure_persistence: None,
-            ..Cases::default()
-        };
-        TestRunner::new(cases)
-            .run(&steps(), |steps| {
-                volumes.set(volumes.get() + 1);
-                let mut valkey = attach(&server.place(), &format!("v{}", volumes.get()));
-                let mut model = embedded();
-                // What a new volume has, the model has not.
-                let root = [Write::Delete(Key::Inode(1)), Write::Delete(Key::Volume)];
-                let op = Op::Transact {
-                    checks: &[],
-                    writes: &root,
-                };
-                run(&mut valkey, &op, Vec::new());
-                for step in &steps {
-                    let (found, wanted) = (apply(&mut valkey, step), apply(&mut model, step));
-                    prop_assert_eq!(found, wanted, "{}: {:?}", kind, step);
-                }
-                Ok(())
-            })
-            .unwrap();
+        does_the_same(&Server::start(kind, &[]).place());
+    }
+}
+
+#[test]
+fn every_operation_does_the_same_in_a_cluster_whichever_node_is_asked() {
+    for kind in KINDS {
+        let cluster = Cluster::start(kind, &[]);
+        // Volumes are everywhere; who is asked is a replica.
+        does_the_same(&cluster.nodes[PRIMARIES].place());
+        for node in &cluster.nodes[..PRIMARIES] {
+            let Reply::Integer(keys) = node.connect().ask(&[b"DBSIZE"]) else {
+                panic!("no number");
+            };
+            assert!(keys > 10, "{kind}: {keys}");
+        }
     }
 }
 
@@ -363,7 +413,7 @@ fn content_of_many_chunks_is_cleared_and_searched_step_by_step() {
     // The root's record and its volume's, this inode, one chunk, and the volume's own.
     let mut connection = server.connect();
     let left = connection.ask(&[b"KEYS", b"{v}\x05*"]);
-    assert!(matches!(left, crate::server::Reply::Elements(left) if left.len() == 1));
+    assert!(matches!(left, Reply::Elements(left) if left.len() == 1));
 }
 
 #[test]
@@ -404,4 +454,37 @@ fn a_list_of_inodes_has_each_however_many_there_are() {
         }
     }
     assert_eq!(seen.len(), 2001, "and the root");
+}
+
+#[test]
+fn a_list_of_names_has_each_and_never_all_are_asked_for_at_once() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut engine = attach(&server.place(), "v");
+        // With few the server keeps a list, which it gives as a whole; with many a table.
+        for count in [0, 100, 20_000u64] {
+            let dir = 10 + count;
+            for first in (0..count).step_by(10) {
+                let long = |number| format!("{number:0>200}");
+                let texts: Vec<_> = (first..first + 10).map(long).collect();
+                let keys = texts.iter().map(|text| Key::Name(dir, text.as_bytes()));
+                let writes: Vec<_> = keys.map(|key| Write::Put(key, &[7; 24])).collect();
+                let op = Op::Transact {
+                    checks: &[],
+                    writes: &writes,
+                };
+                run(&mut engine, &op, Vec::new());
+            }
+            let mut connection = server.connect();
+            connection.ask(&[b"CONFIG", b"RESETSTAT"]);
+            let found = names(&mut engine, dir);
+            assert_eq!(found.result, Ok(Done::Listed { more: false }));
+            assert_eq!(found.records.len() as u64, count, "{kind}");
+            let Reply::Bytes(report) = connection.ask(&[b"INFO", b"commandstats"]) else {
+                panic!("no report");
+            };
+            let report = String::from_utf8(report).unwrap();
+            assert!(!report.contains("cmdstat_hkeys"), "{kind}");
+        }
+    }
 }

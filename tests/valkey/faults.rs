@@ -366,11 +366,6 @@ fn servers_that_cannot_be_used_are_refused() {
         }
     };
     for kind in KINDS {
-        let cluster = Server::start(kind, &["--cluster-enabled", "yes"]);
-        said(
-            &cluster.place(),
-            "part of a cluster; allowed: a single server",
-        );
         let evicts = Server::start(
             kind,
             &["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"],
@@ -380,6 +375,8 @@ fn servers_that_cannot_be_used_are_refused() {
             "allowed: maxmemory 0, or maxmemory-policy noeviction",
         );
     }
+    let alone = Server::start(KINDS[0], &["--cluster-enabled", "yes"]);
+    said(&alone.place(), "nobody for the volume's slot now");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let place = Place::Tcp("127.0.0.1".into(), listener.local_addr().unwrap().port());
     thread::spawn(move || {
@@ -417,7 +414,7 @@ fn noisy(noise: impl Fn(u64) -> Vec<u8> + Send + 'static) -> Place {
     thread::spawn(move || {
         let greeting: &[u8] = b"%3\r\n$6\r\nserver\r\n$6\r\nvalkey\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
         let memory: &[u8] = b"$13\r\nmaxmemory:0\r\n\r\n";
-        let open: &[u8] = b"*3\r\n:1\r\n:4096\r\n$3\r\n1.2\r\n";
+        let open: &[u8] = b"*3\r\n:2\r\n:4096\r\n$3\r\n1.2\r\n";
         for (number, stream) in (0..).zip(listener.incoming()) {
             let mut stream = stream.unwrap();
             let mut buffer = [0; 65_536];

@@ -1,11 +1,14 @@
 //! The `valkey` engine on real servers, compared with the embedded engine: first its functions alone.
 
+mod cluster;
 mod durable;
 mod engine;
+mod failover;
 mod faults;
 #[expect(dead_code, reason = "the embedded engine's tests use all of it")]
 #[path = "../kv/host.rs"]
 mod host;
+mod migration;
 mod proxy;
 mod server;
 mod tree;
@@ -309,6 +312,37 @@ fn numbers_are_given_out_once_also_to_a_client_that_asks_twice() {
         assert_eq!(reply, Reply::Integer((1 << 52) + 1024), "{kind}");
         let again = connection.call(|to| request::reserve(to, b"{v}", &once(1), 1));
         assert_eq!(again, reply, "exact when remembered");
+    }
+}
+
+#[test]
+fn numbers_that_were_lost_with_the_server_that_gave_them_are_not_given_again() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        let reserve = |connection: &mut Connection, client| {
+            let once = Once { client, ..once(1) };
+            match connection.call(|to| request::reserve(to, b"{v}", &once, 1000)) {
+                Reply::Integer(first) => first,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(reserve(&mut connection, 1), 1024);
+        assert_eq!(reserve(&mut connection, 2), 2024);
+        // A replica that had only the first takes the place of the server.
+        connection.ask(&[b"SET", b"{v}r", b"1000"]);
+        connection.ask(&[b"SET", b"{v}n", b"1"]);
+        connection.ask(&[b"REPLICAOF", b"127.0.0.1", b"1"]);
+        connection.ask(&[b"REPLICAOF", b"NO", b"ONE"]);
+        let (first, second) = (reserve(&mut connection, 3), reserve(&mut connection, 4));
+        assert!(first >= 3024, "{kind}: {first}");
+        assert_eq!(second, first + 1000, "{kind}: and no more than once");
+        let mut id = |client: &[u8]| {
+            let key = [b"{v}s", client].concat();
+            connection.ask(&[b"HGET", &key, b"id"])
+        };
+        assert_ne!(id(b"2"), id(b"3"), "{kind}");
     }
 }
 

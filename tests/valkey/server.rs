@@ -72,6 +72,11 @@ impl Server {
         Place::Tcp("127.0.0.1".into(), self.port)
     }
 
+    /// Give its TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Give its unix socket.
     pub fn socket(&self) -> Place {
         Place::Unix(self.dir.path().join("sock"))

@@ -247,7 +247,8 @@ pub enum List {
     /// Inodes, for fsck: `at` is the number, the value the record. Or `at` is the engine's own cursor, and `name` the
     /// number in 8 bytes, big-endian; then one may come twice.
     Inodes,
-    /// Names of a directory, for fsck: values of [`Key::Name`], with `name` set.
+    /// Names of a directory, for fsck: values of [`Key::Name`], with `name` set. `at` may be the engine's own cursor;
+    /// then they come in its order, one may come twice, and `limit` does not count.
     Names(u64),
 }
 
@@ -266,8 +267,8 @@ pub enum Op<'a> {
         follow: bool,
     },
     /// List records behind position `after`, at most `limit`; `follow` as for [`Op::Get`], by the first 8 bytes of
-    /// each value. Ends with [`Done::Listed`]. [`List::Xattrs`] and [`List::Names`] start over with `after` 0 and
-    /// then go by [`Record::at`], a running count in the order of names.
+    /// each value. Ends with [`Done::Listed`]. [`List::Xattrs`] and [`List::Names`] start over with `after` 0 and then
+    /// go by [`Record::at`], a running count in the order of names, but for what is said of [`List::Names`].
     Scan {
         /// Which records.
         list: List,

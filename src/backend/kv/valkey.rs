@@ -16,7 +16,12 @@
 //! of functions where that is missing or old. A server that does not have the volume that was opened, or another of the
 //! same name, is not used: its data went, and what is still on its way must not make half of a new one.
 //!
-//! One server, or a primary with replicas behind one address, is served; a cluster is refused.
+//! # A cluster
+//! All of a volume is in one hash slot, that of its name: one node serves it, and volumes spread over the nodes. Any
+//! node says which one it is, so there is no map of slots ([`route`]). When that node does not answer, its replicas are
+//! asked, and whoever is configured: one of them has taken over, or knows who has. What the new one does not know of
+//! what was answered is lost, as replication does not wait; FSYNC says so, as with a server that came back with less.
+//! While a slot moves key by key, no function runs ([`request`]) and requests wait, however long that takes.
 //!
 //! [`Failure::Unknown`]: super::engine::Failure::Unknown
 
@@ -26,6 +31,7 @@ mod link;
 mod pipeline;
 mod reply;
 pub mod request;
+mod route;
 #[cfg(feature = "std")]
 pub mod server;
 mod sync;

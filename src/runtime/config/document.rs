@@ -164,6 +164,11 @@ impl<'a> Field<'a> {
         })
     }
 
+    /// Tell whether the value is an array.
+    pub fn is_list(&self) -> bool {
+        self.value.get_ref().as_array().is_some()
+    }
+
     /// Read the elements of an array; `allowed` says what it should be.
     pub fn elements(&self, allowed: &str) -> Option<Vec<Field<'a>>> {
         let Some(array) = self.value.get_ref().as_array() else {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::string::{String, ToString};
+use std::vec::Vec;
 
 use super::daemon::{absolute, or};
 use super::device::CACHES;
@@ -30,6 +31,11 @@ const VOLUME: usize = 64;
 const USER: usize = 256;
 /// Longest path of a socket in a folder: what an address holds, without its NUL.
 const SOCKET_NAME: usize = 107;
+
+/// What an address may be.
+const ADDRESS: &str = "a name or address with a port, like \"10.0.0.5:6379\", or the absolute path of a unix socket; or a list of these";
+/// Most addresses of a list.
+const ADDRESSES: usize = 16;
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
@@ -100,11 +106,9 @@ fn valkey(section: &Section) -> Option<Valkey> {
             "durability",
         ],
     );
-    let allowed = "a name or address with a port, like \"10.0.0.5:6379\", or the absolute path of a unix socket";
-    let address = section.need("address", allowed).and_then(|field| {
-        let text = field.text(allowed, |text| place(text).is_some())?;
-        place(text)
-    });
+    let places = section
+        .need("address", ADDRESS)
+        .and_then(|field| places(&field));
     let volume_form = format!("a name of 1 to {VOLUME} letters, digits, '-', '_' and '.'");
     let volume = section.need("volume", &volume_form).and_then(|field| {
         let good = |name: &str| {
@@ -140,7 +144,7 @@ fn valkey(section: &Section) -> Option<Valkey> {
         durability(text)
     });
     Some(Valkey {
-        place: address?,
+        places: places?,
         user: user?,
         password_file: password_file?,
         volume: volume?,
@@ -164,6 +168,19 @@ fn durability(text: &str) -> Option<Option<Durability>> {
         }
         _ => None,
     }
+}
+
+/// Read where a server listens, or a list of nodes of a cluster.
+fn places(field: &Field) -> Option<Vec<Place>> {
+    let one = |field: &Field| place(field.text(ADDRESS, |text| place(text).is_some())?);
+    if !field.is_list() {
+        return one(field).map(|place| std::vec![place]);
+    }
+    let elements = field.elements(ADDRESS)?;
+    if !(1..=ADDRESSES).contains(&elements.len()) {
+        return field.refuse("1 to 16 addresses");
+    }
+    elements.iter().map(one).collect()
 }
 
 /// Read where a server listens.
@@ -257,9 +274,24 @@ mod tests {
             let KvEngine::Valkey(valkey) = kv.engine else {
                 panic!("{kv:?}");
             };
-            assert_eq!(valkey.place, wanted);
+            assert_eq!(valkey.places, [wanted]);
             assert_eq!((valkey.user, valkey.timeout), (None, 60 * SECOND));
         }
+        let list = "engine = \"valkey\", volume = \"v\", address = [\"a:1\", \"b:2\"]";
+        let KvEngine::Valkey(valkey) = with(list).unwrap().engine else {
+            panic!("another engine");
+        };
+        assert_eq!(valkey.places, [tcp("a", 1), tcp("b", 2)]);
+        check(&[
+            (
+                "engine = \"valkey\", volume = \"v\", address = []",
+                "allowed: 1 to 16 addresses",
+            ),
+            (
+                "engine = \"valkey\", volume = \"v\", address = [\"a:1\", \"b\"]",
+                "address[1]: found \"b\"",
+            ),
+        ]);
         for address in [
             "10.0.0.5",
             "10.0.0.5:",

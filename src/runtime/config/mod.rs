@@ -215,8 +215,8 @@ pub struct Embedded {
 /// Configure the `valkey` engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Valkey {
-    /// Where the server listens.
-    pub place: Place,
+    /// Where the server listens, or nodes of a cluster, at least one.
+    pub places: Vec<Place>,
     /// Who asks. Default: the server's default user.
     pub user: Option<String>,
     /// File with the password. Default: none is asked for.

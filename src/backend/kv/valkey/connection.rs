@@ -1,5 +1,7 @@
 //! A connection: what is said before it serves, and the calls that go by it.
 
+use core::net::SocketAddr;
+
 use super::super::engine::{Busy, Client, Token};
 use super::link::{Address, Link, Text, Trouble, kept};
 use super::pipeline::{Pipeline, Sizes};
@@ -14,6 +16,8 @@ use crate::wire::resp::{Item, Malformed, Problem, Reader};
 /// Nanoseconds without a word from a server that owes an answer, after which the connection is made anew. A server says
 /// that a script keeps it busy after 5 seconds.
 const SILENCE: u64 = 10_000_000_000;
+/// The same where another server may have taken over meanwhile.
+const TAKEOVER: u64 = 3_000_000_000;
 /// Nanoseconds between two looks at a connection that owes nothing: whether it ended.
 const LOOK: u64 = 1_000_000;
 /// Most system calls that receive, in one round.
@@ -38,8 +42,8 @@ pub enum Aim {
 /// Say how to reach a volume.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where the server is.
-    pub address: &'static Address,
+    /// Where the server is, or nodes of a cluster.
+    pub addresses: &'static [Address],
     /// Who asks; empty for the default user.
     pub user: &'static [u8],
     /// Password; empty when none is asked for.
@@ -65,6 +69,8 @@ enum Step {
     Memory,
     Open,
     Load,
+    /// Who takes over when this node of a cluster fails.
+    Replicas,
     /// Nothing: calls are sent.
     Ready,
 }
@@ -80,6 +86,8 @@ pub struct Connection {
     loaded: bool,
     /// Name and version of the server.
     server: Text,
+    /// The server is a node of a cluster.
+    cluster: bool,
     /// Size of chunks and making of the volume that was found.
     found: Option<(u32, Made)>,
     trouble: Option<Trouble>,
@@ -107,11 +115,12 @@ impl Connection {
         Ok(Self {
             settings,
             aim,
-            link: Link::new(settings.address)?,
+            link: Link::new(settings.addresses)?,
             pipe: pipe.map_err(|_| Errno::ENOMEM)?,
             step: Step::Hello,
             loaded: false,
             server: Text::new(),
+            cluster: false,
             found: None,
             trouble: None,
             now: Instant(0),
@@ -188,8 +197,15 @@ impl Connection {
             return Some(at);
         }
         let last = self.link.heard().max(self.progress);
-        let silent = last.after(SILENCE);
+        let silent = last.after(self.silence());
         (!self.pipe.owes_nothing()).then(|| silent.min(self.progress.after(self.settings.timeout)))
+    }
+
+    fn silence(&self) -> u64 {
+        match self.link.has_choice() {
+            true => TAKEOVER,
+            false => SILENCE,
+        }
     }
 
     /// Tell whether calls are sent.
@@ -246,6 +262,10 @@ impl Connection {
                 to.request(4).bytes(b"FUNCTION").bytes(b"LOAD");
                 to.bytes(b"REPLACE").bytes(FUNCTIONS.as_bytes());
             }
+            Step::Replicas => {
+                to.request(3).bytes(b"INFO");
+                to.bytes(b"memory").bytes(b"replication");
+            }
             Step::Ready => {}
         });
     }
@@ -266,12 +286,14 @@ impl Connection {
                 }
                 (_, Some(Item::Error(text))) => {
                     return Err(match reply::refused(text) {
-                        Answer::Later if Problem::parse(text) != Problem::Refused => Trouble::Later,
+                        Answer::Lost(lost) if Problem::parse(text) != Problem::Refused => {
+                            lost.into()
+                        }
                         _ => Trouble::refused(text),
                     });
                 }
                 (Step::Hello, Some(Item::Map(pairs))) => {
-                    self.server = hello(&mut reader, pairs)?;
+                    (self.server, self.cluster) = hello(&mut reader, pairs)?;
                     match self.settings.durability {
                         Some(Durability::Aof) => Step::Disk,
                         _ => self.looked_at_disk(),
@@ -292,9 +314,20 @@ impl Connection {
                     self.opened(version, chunk, made)?
                 }
                 (Step::Load, Some(Item::Bulk(_))) => Step::Open,
+                (Step::Replicas, Some(Item::Text { len, .. } | Item::Bulk(len))) => {
+                    let report = reader.body(len).ok().flatten();
+                    let report = report.ok_or(Trouble::Malformed)?;
+                    // It may be another than was looked at first.
+                    evicts(report)?;
+                    self.link.route().serves(replicas(report));
+                    Step::Ready
+                }
                 _ => return Err(Trouble::Malformed),
             };
             self.ask(next);
+        }
+        if self.trouble.take().is_some() {
+            crate::log::info!("valkey: {} serves", self.server.as_str());
         }
         Ok(())
     }
@@ -327,10 +360,10 @@ impl Connection {
             return Err(Trouble::Gone);
         }
         self.found = (chunk != 0).then_some((chunk, made));
-        if self.trouble.take().is_some() {
-            crate::log::info!("valkey: {} serves", self.server.as_str());
-        }
-        Ok(Step::Ready)
+        Ok(match self.cluster {
+            true => Step::Replicas,
+            false => Step::Ready,
+        })
     }
 
     fn go_on(&mut self, now: Instant, client: &mut dyn Client) -> Result<bool, Trouble> {
@@ -360,26 +393,36 @@ impl Connection {
             }
         }
         let last = self.link.heard().max(self.progress);
-        match !self.pipe.owes_nothing() && now.since(last) > SILENCE {
+        match !self.pipe.owes_nothing() && now.since(last) > self.silence() {
             true => Err(Trouble::Silent),
             false => Ok(any),
         }
     }
 
     fn down(&mut self, now: Instant, trouble: Trouble) {
+        self.pipe.reset();
+        self.step = Step::Hello;
+        if let Trouble::Moved(node) = trouble {
+            self.link.follow(now, node);
+            return;
+        }
+        // However long it takes, the cluster goes on.
+        if trouble == Trouble::Moving {
+            self.progress = now;
+        }
         if self.trouble.as_ref() != Some(&trouble) {
             crate::log::warn!("valkey: {}", crate::log::Show(&trouble));
         }
         self.trouble = Some(trouble);
         self.link.close(now);
-        self.pipe.reset();
-        self.step = Step::Hello;
     }
 }
 
-/// Read who answers: name and version. Anything but a primary on its own is refused.
-fn hello(reader: &mut Reader<'_>, pairs: u64) -> Result<Text, Trouble> {
+/// Read who answers: name and version, and whether it is a node of a cluster. A replica on its own is refused; one of a
+/// cluster says whose it is when it is asked for the volume.
+fn hello(reader: &mut Reader<'_>, pairs: u64) -> Result<(Text, bool), Trouble> {
     let mut server = Text::new();
+    let (mut cluster, mut replica) = (false, false);
     let mut string = || -> Result<Option<&[u8]>, Malformed> {
         match reader.item()?.ok_or(Malformed)? {
             Item::Bulk(len) => reader.body(len),
@@ -402,12 +445,28 @@ fn hello(reader: &mut Reader<'_>, pairs: u64) -> Result<Text, Trouble> {
             b"version" => {
                 let _ = server.push(' ').and_then(|()| server.push_str(text));
             }
-            b"mode" if text != "standalone" => return Err(Trouble::Cluster),
-            b"role" if text != "master" => return Err(Trouble::Replica),
+            b"mode" => cluster = text == "cluster",
+            b"role" => replica = text != "master",
             _ => {}
         }
     }
-    Ok(server)
+    match replica && !cluster {
+        true => Err(Trouble::Replica),
+        false => Ok((server, cluster)),
+    }
+}
+
+/// Read which replicas a primary has, from lines like `slave0:ip=10.0.0.5,port=6379,state=online`. Those with host
+/// names are left out.
+fn replicas(report: &[u8]) -> impl Iterator<Item = SocketAddr> {
+    let lines = report.split(|&byte| byte == b'\n');
+    lines.filter_map(|line| {
+        let line = core::str::from_utf8(line.strip_prefix(b"slave")?).ok()?;
+        let (_, fields) = line.split_once(":ip=")?;
+        let (ip, fields) = fields.split_once(",port=")?;
+        let (port, _) = fields.split_once(',')?;
+        Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))
+    })
 }
 
 /// Refuse a server that answers before its disk has what it was asked for. With `everysec`, WAITAOF does not help:

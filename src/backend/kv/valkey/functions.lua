@@ -1,7 +1,8 @@
 #!lua name=dpfs
 -- The server's side of the `valkey` engine: what changes or reads several records of a volume, in one step.
 --
--- KEYS[1] is the volume's prefix, "{volume}", which also names the hash slot. Records are named in ARGV as
+-- KEYS[1] is the volume's prefix, "{volume}", which also names the hash slot, and no key; KEYS[2] is PREFIX .. "k". So
+-- a node of a cluster that has only some of the slot's keys runs none of this. Records are named in ARGV as
 -- Key::encode writes them: inode number (8 bytes, big-endian), kind, name or number. They are kept as
 --
 --   PREFIX .. kind .. inode   a string, for the kinds of which an inode has one
@@ -12,6 +13,7 @@
 --   PREFIX .. "k"             a hash: the size of chunks, and when the volume was made
 --   PREFIX .. "r"             a counter: the numbers given out
 --   PREFIX .. "n"             a counter: the clients that changed something so far
+--   PREFIX .. "i" .. counter  which server counted last
 --   PREFIX .. "s" .. client   a hash: sequence number -> result, kept until the client says that it has it; from: the
 --                             lowest number that it wants; id: its number among the clients; lost: the number at
 --                             which the server was found to have forgotten what it had answered
@@ -22,7 +24,7 @@
 -- taken in halves.
 
 -- Raised when a function comes or changes. Later versions do for earlier clients what theirs did.
-local VERSION = 1
+local VERSION = 2
 local XATTR, NAME, POSITION, ORPHAN = 2, 3, 4, 6
 -- Most chunks that one call looks at, and most keys that one SCAN does.
 local STEP, SCANNED = 256, 500
@@ -33,6 +35,18 @@ local FIRST_NUMBER = 1024
 -- Seconds after which a client that was not heard of is forgotten: 30 days.
 local CLIENT_LIFE = 2592000
 local HALF = 4294967296
+-- Counts that another server leaves out: more than were ever given out and lost with the one before.
+local LOST_NUMBERS, LOST_CLIENTS = 16777216, 64
+
+-- Adds to a counter, and gives what it is then. A server that was behind when it came back, or a replica that took its
+-- place, does not know what was given out last, and who got it still uses it. So another server than before leaves some out.
+local function counted(prefix, counter, count, lost)
+    local here = redis.call('INFO', 'replication'):match('master_replid:(%x+)') or ''
+    local before = redis.call('GET', prefix .. 'i' .. counter)
+    if before ~= here then redis.call('SET', prefix .. 'i' .. counter, here) end
+    if before and before ~= here then count = count + lost end
+    return redis.call('INCRBY', prefix .. counter, count)
+end
 
 -- Where a record is kept: key, kind, name or number.
 local function place(prefix, key)
@@ -155,7 +169,7 @@ local function once(prefix, argv, change)
     local from = tonumber(known[2] or 0)
     -- What was acknowledged can only come again out of a connection that was given up long ago.
     if tonumber(sequence) < math.max(from, ack) then return redis.error_reply('DPFS stale sequence number') end
-    local id = known[3] or redis.call('INCR', prefix .. 'n')
+    local id = known[3] or counted(prefix, 'n', 1, LOST_CLIENTS)
     local result = change(struct.pack('>I3I5', id, sequence))
     redis.call('HSET', results, 'from', math.max(from, ack), sequence, result)
     -- The server was behind when it came back, or another took its place.
@@ -307,7 +321,7 @@ redis.register_function{function_name = 'dpfs_reserve', flags = {'allow-oom'}, c
     local prefix = keys[1]
     return once(prefix, argv, function()
         local count = tonumber(argv[5])
-        return FIRST_NUMBER + redis.call('INCRBY', prefix .. 'r', count) - count
+        return FIRST_NUMBER + counted(prefix, 'r', count, LOST_NUMBERS) - count
     end)
 end}
 
@@ -355,6 +369,21 @@ redis.register_function{function_name = 'dpfs_seek', flags = {'no-writes'}, call
         first = first + 1
     end
     return more and {'+', first * chunk} or at(first * chunk)
+end}
+
+-- inode, where to begin: names of a directory as they come, of each the place to go on behind, itself and its stored value,
+-- behind "1" when there may be more or "0".
+redis.register_function{function_name = 'dpfs_names', flags = {'no-writes'}, callback = function(keys, argv)
+    local cursor, found, all = argv[2], {}, {'0'}
+    repeat
+        local reply = redis.call('HSCAN', keys[1] .. '\3' .. argv[1], cursor, 'COUNT', STEP)
+        cursor, found = reply[1], reply[2]
+    until cursor == '0' or #found > 0
+    if cursor ~= '0' then all[1] = '1' end
+    for each = 1, #found, 2 do
+        all[#all + 1], all[#all + 2], all[#all + 3] = cursor, found[each], found[each + 1]
+    end
+    return all
 end}
 
 -- kind, inode, where to begin, most records, "1" to follow: "1" when there may be more or "0", then of each record its

@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 
 use super::super::engine::Client;
 use super::pipeline::{Lost, Pipeline};
+use super::route::{Node, Route, Target};
 use crate::sys::epoll::Epoll;
 use crate::sys::fd::Fd;
 use crate::sys::tcp::{self, Pieces};
@@ -13,7 +14,7 @@ use crate::sys::time::Instant;
 use crate::sys::{self, socket};
 use crate::wire::errno::Errno;
 
-/// First and last wait before a connection is tried again, in nanoseconds.
+/// First and last wait before a connection is tried again, in nanoseconds; of a turn through all that may be asked.
 const BACKOFF: (u64, u64) = (10_000_000, 1_000_000_000);
 /// Longest time in nanoseconds that making a connection may take.
 const CONNECTING: u64 = 5_000_000_000;
@@ -50,10 +51,16 @@ pub enum Trouble {
     Malformed,
     /// The server cannot answer now.
     Later,
+    /// The cluster has nobody for the volume's slot now.
+    Unserved,
+    /// The volume's slot is on its way from one node to another.
+    Moving,
+    /// Another node has the volume.
+    Moved(Node),
+    /// The cluster names its nodes as nobody here can look up.
+    Named,
     /// The server refused, in its own words.
     Refused(Text),
-    /// A cluster.
-    Cluster,
     /// A replica, which takes no changes.
     Replica,
     /// The volume is not there, or is another.
@@ -75,7 +82,7 @@ impl Trouble {
         !matches!(
             self,
             Self::Refused(_)
-                | Self::Cluster
+                | Self::Named
                 | Self::Malformed
                 | Self::Gone
                 | Self::Evicts
@@ -106,9 +113,15 @@ impl fmt::Display for Trouble {
             Self::Malformed => write!(out, "what came is no reply of Valkey or Redis (RESP3)"),
             Self::Later => write!(out, "the server cannot answer now"),
             Self::Refused(text) => write!(out, "the server answers: {text}"),
-            Self::Cluster => write!(
+            Self::Unserved => write!(out, "the cluster has nobody for the volume's slot now"),
+            Self::Moving => write!(
                 out,
-                "the server is part of a cluster; allowed: a single server, or a primary with replicas"
+                "the volume's slot is on its way from one node to another; requests wait"
+            ),
+            Self::Moved(_) => write!(out, "another node has the volume"),
+            Self::Named => write!(
+                out,
+                "the cluster names its nodes by host names; allowed: cluster-preferred-endpoint-type ip"
             ),
             Self::Replica => write!(out, "the server is a replica; allowed: a primary"),
             Self::Late(word) => write!(
@@ -132,6 +145,10 @@ impl From<Lost> for Trouble {
         match lost {
             Lost::Malformed => Self::Malformed,
             Lost::Later => Self::Later,
+            Lost::Unserved => Self::Unserved,
+            Lost::Moving => Self::Moving,
+            Lost::Moved(node) => Self::Moved(node),
+            Lost::Named => Self::Named,
         }
     }
 }
@@ -148,7 +165,7 @@ enum State {
 
 /// Hold a connection.
 pub struct Link {
-    address: &'static Address,
+    route: Route,
     state: State,
     backoff: u64,
     epoll: Epoll,
@@ -159,9 +176,9 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(address: &'static Address) -> sys::Result<Self> {
+    pub fn new(configured: &'static [Address]) -> sys::Result<Self> {
         Ok(Self {
-            address,
+            route: Route::new(configured),
             state: State::Down(Instant(0)),
             backoff: BACKOFF.0,
             epoll: Epoll::new()?,
@@ -202,9 +219,9 @@ impl Link {
             State::Up(_) => Ok(false),
             State::Down(until) if now < *until => Ok(false),
             State::Down(_) => {
-                let fd = match self.address {
-                    Address::Tcp(address) => tcp::connect(address, false),
-                    Address::Unix { dir, name } => socket::connect_in(dir.raw(), name),
+                let fd = match self.route.target() {
+                    Target::Tcp(address) => tcp::connect(&address, false),
+                    Target::Unix(dir, name) => socket::connect_in(dir.raw(), name),
                 };
                 let fd = fd.map_err(Trouble::Connection)?;
                 self.state = State::Connecting(fd, now);
@@ -232,10 +249,33 @@ impl Link {
         self.backoff = BACKOFF.0;
     }
 
-    /// End the connection, to be made again after a while that grows.
+    /// End the connection, and make one to the next server after a while that grows.
     pub fn close(&mut self, now: Instant) {
-        self.state = State::Down(now.after(self.backoff));
+        self.wait(now);
+        self.route.next();
+    }
+
+    fn wait(&mut self, now: Instant) {
+        self.state = State::Down(now.after(self.backoff / self.route.len() as u64));
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
+    }
+
+    /// End the connection, and make one to the node that was named.
+    pub fn follow(&mut self, now: Instant, node: Node) {
+        match self.route.moved(node) {
+            true => self.state = State::Down(now),
+            false => self.wait(now),
+        }
+    }
+
+    /// Give who else may be asked, to be told who takes over.
+    pub const fn route(&mut self) -> &mut Route {
+        &mut self.route
+    }
+
+    /// Tell whether another one may serve instead.
+    pub fn has_choice(&self) -> bool {
+        self.route.len() > 1
     }
 
     /// Send what there is to send, as much as the connection takes. True when it took something.

@@ -17,6 +17,7 @@ use super::super::engine::{Busy, Client, Done, Failure, Op, Token, VALUE_MAX};
 use super::link::kept;
 use super::reply::{self, Answer, Ask, What};
 use super::request::{FUNCTIONS, Once, VERSION_LEN};
+use super::route::Node;
 use crate::mem::{Arena, OutOfMemory, RingBuffer, fill};
 use crate::sys::tcp::Pieces;
 use crate::wire::resp::{Depth, Encoder, Item, Malformed, Reader};
@@ -99,6 +100,14 @@ pub enum Lost {
     Malformed,
     /// The server cannot answer now. Nothing was done, and later it may.
     Later,
+    /// As before: the cluster has nobody for the slot.
+    Unserved,
+    /// As before: the slot is on its way from one node to another.
+    Moving,
+    /// Another node has the slot. Nothing was done here.
+    Moved(Node),
+    /// As before, but the node is named as nobody here can look up.
+    Named,
 }
 
 impl From<Malformed> for Lost {
@@ -449,7 +458,7 @@ impl Pipeline {
                 complain(&mut self.complained, &bytes[..len]);
                 Err(failure)
             }
-            Answer::Later => return Err(Lost::Later),
+            Answer::Lost(lost) => return Err(lost),
         };
         self.start += len;
         self.finish(call, matches!(result, Ok(_) | Err(Failure::Conflict)));
@@ -495,7 +504,7 @@ impl Pipeline {
             };
             if let Item::Error(text) = item {
                 match reply::refused(text) {
-                    Answer::Later => return Err(Lost::Later),
+                    Answer::Lost(lost) => return Err(lost),
                     Answer::Done(result) => content.failed = result.err(),
                     Answer::Refused(failure) => {
                         complain(&mut self.complained, text);

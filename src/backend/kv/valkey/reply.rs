@@ -5,7 +5,8 @@ use zerocopy::FromZeros;
 use super::super::engine::{Client, Done, Failure, List, Op, Record, Token};
 use super::pipeline::{Call, Lost};
 use super::request::{self, Durability, Once, VERSION_LEN};
-use crate::wire::resp::{Encoder, Item, Malformed, Problem, Reader};
+use super::route::Node;
+use crate::wire::resp::{Encoder, Item, Malformed, Place, Problem, Reader};
 
 /// Say what a reply looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromZeros)]
@@ -17,10 +18,10 @@ pub enum What {
     Records,
     /// A list in the order of numbers.
     List,
-    /// A list of names.
+    /// A list in the order of names.
     NamedList,
-    /// The list of inodes.
-    Inodes,
+    /// A list in the server's own order.
+    Unordered,
     /// 1, or 0 when something was not as expected.
     Change,
     /// 0, or where to go on.
@@ -90,8 +91,8 @@ pub fn expected(ask: &Ask<'_>, call: &mut Call) {
             (call.start, call.count, call.follow) = (after, limit, follow.into());
             match list {
                 List::Entries(_) | List::Orphans => What::List,
-                List::Xattrs(_) | List::Names(_) => What::NamedList,
-                List::Inodes => What::Inodes,
+                List::Xattrs(_) => What::NamedList,
+                List::Inodes | List::Names(_) => What::Unordered,
             }
         }
         Op::Transact { .. } | Op::Write { .. } | Op::Purge { .. } => What::Change,
@@ -176,8 +177,8 @@ pub enum Answer {
     Done(Result<Done, Failure>),
     /// It has failed, for a reason that somebody should hear of.
     Refused(Failure),
-    /// It is to be asked again: nothing was done, but may be later.
-    Later,
+    /// It is to be asked again, here or elsewhere: nothing was done.
+    Lost(Lost),
 }
 
 /// Say how a call goes on that the server refused.
@@ -189,12 +190,25 @@ pub fn refused(text: &[u8]) -> Answer {
         | Problem::ReadOnly
         | Problem::PrimaryDown
         | Problem::NoReplicas
-        | Problem::TryAgain
-        | Problem::ClusterDown
+        | Problem::Unblocked
         | Problem::NoFunction
-        | Problem::Refused => Answer::Later,
+        | Problem::Refused => Answer::Lost(Lost::Later),
+        Problem::ClusterDown => Answer::Lost(Lost::Unserved),
+        // What went already is there, and the rest here. All of it will be in one place again.
+        Problem::TryAgain | Problem::Ask(_) => Answer::Lost(Lost::Moving),
+        Problem::Moved(place) => Answer::Lost(moved(&place)),
         _ if text.starts_with(b"DPFS stale") => Answer::Refused(Failure::Unknown),
         _ => Answer::Refused(Failure::Broken),
+    }
+}
+
+fn moved(place: &Place<'_>) -> Lost {
+    let port = place.port;
+    let host = core::str::from_utf8(place.host).unwrap_or("?");
+    match (host, host.parse()) {
+        ("", _) => Lost::Moved(Node { ip: None, port }),
+        (_, Ok(ip)) => Lost::Moved(Node { ip: Some(ip), port }),
+        _ => Lost::Named,
     }
 }
 
@@ -256,7 +270,7 @@ pub fn understand(call: &Call, bytes: &[u8], client: &mut dyn Client) -> Result<
             Done::Done
         }
         (What::Records, Item::Array(elements)) => records(call, elements, &mut reader, client)?,
-        (What::List | What::NamedList | What::Inodes, Item::Array(elements)) => {
+        (What::List | What::NamedList | What::Unordered, Item::Array(elements)) => {
             list(call, elements, &mut reader, client)?
         }
         (What::Change, Item::Integer(1)) => Done::Done,
@@ -333,8 +347,8 @@ fn list(
     client: &mut dyn Client,
 ) -> Result<Done, Malformed> {
     let token = Token(call.token);
-    let follow = call.follow != 0 && call.what != What::Inodes;
-    let each = 2 + u64::from(follow || call.what == What::Inodes);
+    let follow = call.follow != 0 && call.what != What::Unordered;
+    let each = 2 + u64::from(follow || call.what == What::Unordered);
     let count = elements.checked_sub(1).ok_or(Malformed)? / each;
     let more = match string(reader)? {
         Some(b"1") => true,
@@ -344,7 +358,7 @@ fn list(
     for index in 0..count {
         let tail = string(reader)?.ok_or(Malformed)?;
         let number = match call.what {
-            What::Inodes => string(reader)?.ok_or(Malformed)?,
+            What::Unordered => string(reader)?.ok_or(Malformed)?,
             _ => &[],
         };
         let stored = string(reader)?.ok_or(Malformed)?;

@@ -13,7 +13,7 @@ use crate::wire::resp::Encoder;
 pub const FUNCTIONS: &str = include_str!("functions.lua");
 
 /// Its version, as `dpfs_open` tells it.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// Bytes of a stored value before the record's value: its version, big-endian.
 pub const VERSION_LEN: usize = 8;
@@ -41,17 +41,25 @@ pub struct Once {
 }
 
 /// Begin a call of a function on the volume with this prefix, a name in braces, with so many arguments.
+///
+/// The first key, the prefix, is a record of none and never there; the second, the volume's own, always is. While a node
+/// of a cluster has only some of the slot's keys, it answers who needs keys that it has and keys that it has not with
+/// TRYAGAIN or ASK. So no function runs where it would see half of a volume, and the server itself sees to that.
 fn call<'e, 'b>(
     to: &'e mut Encoder<'b>,
     function: &[u8],
     prefix: &[u8],
     arguments: usize,
 ) -> &'e mut Encoder<'b> {
-    to.request(4 + arguments as u32)
+    to.request(5 + arguments as u32)
         .bytes(b"FCALL")
         .bytes(function)
-        .number(1)
+        .number(2)
         .bytes(prefix)
+        .announce(prefix.len() as u64 + 1)
+        .part(prefix)
+        .part(b"k")
+        .end()
 }
 
 /// As [`call`], for what is done once; its arguments come behind those that say so.
@@ -186,12 +194,17 @@ pub fn wait(to: &mut Encoder<'_>, durability: Durability) {
 }
 
 /// Write the request for a part of a list. Its reply is an array: whether there may be more, as "1" or "0"; then of each
-/// record its number, name or place and number, its stored value and, with `follow`, the stored inode that it names or nothing.
+/// record its number, or its name, or where to go on and its name or number; its stored value; and, with `follow`, the stored inode that it names or nothing.
 pub fn scan(to: &mut Encoder<'_>, prefix: &[u8], list: List, after: u64, limit: u32, follow: bool) {
     let (ino, kind) = match list {
         List::Entries(ino) => (ino, kind::POSITION),
         List::Xattrs(ino) => (ino, kind::XATTR),
-        List::Names(ino) => (ino, kind::NAME),
+        List::Names(ino) => {
+            call(to, b"dpfs_names", prefix, 2)
+                .bytes(&ino.to_be_bytes())
+                .number(after);
+            return;
+        }
         List::Orphans => (0, kind::ORPHAN),
         List::Inodes => (0, kind::INODE),
     };
@@ -200,7 +213,7 @@ pub fn scan(to: &mut Encoder<'_>, prefix: &[u8], list: List, after: u64, limit: 
         .bytes(&ino.to_be_bytes());
     match list {
         List::Entries(_) | List::Orphans => to.bytes(&after.saturating_add(1).to_be_bytes()),
-        List::Xattrs(_) | List::Names(_) | List::Inodes => to.number(after),
+        List::Xattrs(_) | List::Inodes | List::Names(_) => to.number(after),
     };
     to.number(limit.into()).number(follow.into());
 }

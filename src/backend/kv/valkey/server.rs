@@ -50,11 +50,23 @@ impl core::fmt::Display for Place {
     }
 }
 
+/// Show where servers listen.
+pub struct Places<'a>(pub &'a [Place]);
+
+impl core::fmt::Display for Places<'_> {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(at, place)| {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(out, "{comma}{place}")
+        })
+    }
+}
+
 /// Say which volume is served, and how to reach it.
 #[derive(Clone, Debug)]
 pub struct Config<'a> {
-    /// Where the server listens.
-    pub place: &'a Place,
+    /// Where the server listens, or nodes of a cluster, at least one.
+    pub places: &'a [Place],
     /// Who asks; `None` for the default user.
     pub user: Option<&'a str>,
     /// File with the password; its last line break does not count.
@@ -136,7 +148,7 @@ impl Server {
         let (server, name) = (engine.connection().server(), config.volume);
         Ok(format!(
             "{}: {server}; volume {name:?} {volume}",
-            config.place
+            Places(config.places)
         ))
     }
 }
@@ -222,7 +234,7 @@ fn settings(config: &Config<'_>) -> Result<Settings, String> {
         None => Vec::new(),
     };
     Ok(Settings {
-        address: Box::leak(Box::new(address(config.place)?)),
+        addresses: addresses(config.places)?.leak(),
         user: leak(config.user.unwrap_or("").into()),
         password: leak(password),
         prefix: leak(format!("{{{}}}", config.volume).into_bytes()),
@@ -241,6 +253,22 @@ fn password(path: &Path) -> Result<Vec<u8>, String> {
     match bytes.len() {
         1..=PASSWORD_MAX => Ok(bytes),
         len => Err(format!("{len} bytes; allowed: 1 to {PASSWORD_MAX}")),
+    }
+}
+
+/// Look all up. Who cannot be found is left out, unless that is everybody.
+fn addresses(places: &[Place]) -> Result<Vec<Address>, String> {
+    let mut found = Vec::new();
+    let mut problem = "no address".to_string();
+    for place in places {
+        match address(place) {
+            Ok(address) => found.push(address),
+            Err(why) => problem = why,
+        }
+    }
+    match found.is_empty() {
+        true => Err(problem),
+        false => Ok(found),
     }
 }
 

@@ -3,6 +3,10 @@
 //! A server that waits for its disk or its replicas answers nothing else by the same connection, so this has one of its
 //! own. A round first asks whether everything that was answered is still there: a server that was behind when it came
 //! back, or a replica that took its place, would confirm what is left.
+//!
+//! In a cluster it may be with another node than the one that answered, while that is a primary no more and does not know
+//! it yet. Then what that one answered is not found here, and here is where it counts; or here is there, and no replica
+//! confirms.
 
 use super::super::engine::{Busy, Client, Done, Failure, Record, Token};
 use super::connection::{Aim, Connection, Settings};
