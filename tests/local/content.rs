@@ -73,10 +73,8 @@ fn what_is_in_memory_in_part_is_read_whole() {
     let fh = host.open(node, O_RDONLY).unwrap();
     let advise = |advice| {
         // SAFETY: the file is open; nothing but its pages in memory is concerned.
-        assert_eq!(
-            unsafe { libc::posix_fadvise(own.as_raw_fd(), 0, 0, advice) },
-            0
-        );
+        let result = unsafe { libc::posix_fadvise(own.as_raw_fd(), 0, 0, advice) };
+        assert_eq!(result, 0);
     };
     // Nothing beyond what is asked for.
     advise(libc::POSIX_FADV_RANDOM);
