@@ -41,8 +41,7 @@ fn what_one_guest_closes_another_sees_and_locks_stand_between_them_until_a_daemo
     let (server, folder) = (Ganesha::start(manner), tempfile::tempdir().unwrap());
     let program = program(&folder);
     let (first, second) = (Daemon::nfs(&server, 1, ""), Daemon::nfs(&server, 1, ""));
-    // Sizes are remembered for a second.
-    let more = ["rounds=3", "settle=1.1"];
+    let more = ["rounds=20", "count=0"];
     let mut a = boot(&first, &program, ["a", "b"], more);
     let mut b = boot(&second, &program, ["b", "a"], more);
     wait_for("one guest waits for the other's lock", 180, || {

@@ -14,7 +14,7 @@ use crate::mem::{
 };
 use crate::wire::errno::Errno;
 use crate::wire::fuse::{Attr, FopenFlags, encode_dev};
-use crate::wire::nfs4::{FileAttr, Handle, StateId, Time, Verifier};
+use crate::wire::nfs4::{FileAttr, FileKind, Handle, StateId, Time, Verifier};
 use crate::wire::rpc::Credentials;
 
 /// Say what the host may keep of names, attributes and content.
@@ -297,7 +297,16 @@ impl NfsVolume {
         }
     }
 
-    /// Tell how long the host may remember attributes, and names.
+    /// Tell how long the host may remember the name of a file of this kind. With close-to-open consistency not at all that
+    /// of a regular one: whoever opens it looks it up and so gets its present size.
+    fn name_ttl(&self, kind: FileKind) -> Duration {
+        match (self.settings.options.cache, kind) {
+            (Cache::Auto, FileKind::Regular) => Duration::ZERO,
+            _ => self.ttl(),
+        }
+    }
+
+    /// Tell how long the host may remember attributes.
     pub(super) fn ttl(&self) -> Duration {
         match self.settings.options.cache {
             Cache::None => Duration::ZERO,
@@ -373,7 +382,7 @@ impl NfsVolume {
             node: NodeId(node),
             generation: 0,
             attr,
-            entry_ttl: self.ttl(),
+            entry_ttl: self.name_ttl(found.kind),
             attr_ttl: self.ttl(),
         })
     }
