@@ -10,6 +10,7 @@ use std::vec::Vec;
 use super::config::units::rough_size;
 use super::config::{self, Backend, Config, Device, Hal, Kv, KvEngine, Limits, Local};
 use super::stats;
+#[cfg(feature = "kv-embedded")]
 use crate::backend::kv::embedded::Embedded;
 use crate::backend::kv::tree::{Tree, TreeVolume};
 use crate::backend::kv::valkey::{Valkey, server};
@@ -94,6 +95,7 @@ impl Budget {
             TreeVolume::footprint(nodes) as u64,
         );
         match &kv.engine {
+            #[cfg(feature = "kv-embedded")]
             KvEngine::Embedded(embedded) => {
                 self.add(
                     format!("device \"{}\": {slots} requests", device.tag),

@@ -364,6 +364,8 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    // It has every engine.
+    #[cfg(feature = "kv-embedded")]
     #[test]
     fn the_reference_is_a_configuration() {
         let config = Config::parse("reference.toml", REFERENCE).map_err(|error| error.to_string());

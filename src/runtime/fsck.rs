@@ -7,6 +7,7 @@ use std::vec::Vec;
 
 use super::config::{Backend, Config, Device, Kv, KvEngine};
 use super::open::valkey_config;
+#[cfg(feature = "kv-embedded")]
 use crate::backend::kv::embedded as embedded_store;
 use crate::backend::kv::engine::Engine;
 use crate::backend::kv::fsck::{self, Report};
@@ -59,6 +60,7 @@ fn store_of(device: &Device) -> Option<(String, &Kv)> {
         return None;
     };
     let place = match &kv.engine {
+        #[cfg(feature = "kv-embedded")]
         KvEngine::Embedded(embedded) => embedded.path.as_ref()?.display().to_string(),
         KvEngine::Valkey(valkey) => {
             format!("{}, volume {:?}", Places(&valkey.places), valkey.volume)
@@ -69,6 +71,7 @@ fn store_of(device: &Device) -> Option<(String, &Kv)> {
 
 fn check(kv: &Kv, repair: bool) -> Result<Report, String> {
     match &kv.engine {
+        #[cfg(feature = "kv-embedded")]
         KvEngine::Embedded(embedded) => {
             if !embedded.path.as_ref().is_some_and(|path| path.is_file()) {
                 return Err("no such file".into());

@@ -2,7 +2,6 @@
 
 use core::time::Duration;
 use std::boxed::Box;
-use std::path::Path;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
@@ -10,8 +9,11 @@ use super::config::{self, Hal, KvEngine};
 use super::device::{Backend, Control, Device, SessionEvents};
 use super::lane;
 use super::warden::{self, Task};
+#[cfg(feature = "kv-embedded")]
 use crate::backend::kv::embedded;
-use crate::backend::kv::served::{self, EmbeddedVolume, Served, Store};
+#[cfg(feature = "kv-embedded")]
+use crate::backend::kv::served::EmbeddedVolume;
+use crate::backend::kv::served::{self, Served, Store};
 use crate::backend::kv::valkey::server::{self, Places, Server};
 use crate::backend::local::{self, LocalVolume};
 use crate::backend::nfs::{self, NfsVolume};
@@ -129,8 +131,9 @@ pub(super) fn valkey_config<'a>(kv: &config::Kv, valkey: &'a config::Valkey) -> 
 
 fn open_kv(kv: &config::Kv, limits: &config::Limits) -> Result<&'static dyn Backend, String> {
     match &kv.engine {
+        #[cfg(feature = "kv-embedded")]
         KvEngine::Embedded(embedded) => {
-            let place = embedded.path.as_deref().unwrap_or(Path::new(":memory:"));
+            let place = embedded.path.as_deref().unwrap_or(":memory:".as_ref());
             let volume = EmbeddedVolume::open(&served::Config {
                 store: embedded::Config {
                     path: embedded.path.as_deref(),

@@ -17,9 +17,7 @@ use std::vec::Vec;
 
 use super::budget::Budget;
 use super::config::units::rough_size;
-use super::config::{
-    Backend, Config, Device, Embedded, Hal, Kv, KvEngine, Local, Nfs, Sandbox, Valkey,
-};
+use super::config::{Backend, Config, Device, Hal, Kv, KvEngine, Local, Nfs, Sandbox, Valkey};
 use super::open::valkey_config;
 use super::stats::{Snapshot, State};
 use crate::backend::kv::valkey::server::{Places, Server};
@@ -77,6 +75,7 @@ pub fn all(config: &Config) -> Vec<Finding> {
                 note(name("io_uring"), io_uring(device));
             }
             Backend::Kv(kv) => match &kv.engine {
+                #[cfg(feature = "kv-embedded")]
                 KvEngine::Embedded(embedded) => note(name("path"), store(embedded)),
                 KvEngine::Valkey(valkey) => note(name("server"), valkey_server(kv, valkey)),
             },
@@ -211,7 +210,8 @@ fn valkey_server(kv: &Kv, valkey: &Valkey) -> Result<String, String> {
 }
 
 /// Look whether a store is there, or can be made. Opening it would lock it.
-fn store(embedded: &Embedded) -> Result<String, String> {
+#[cfg(feature = "kv-embedded")]
+fn store(embedded: &super::config::Embedded) -> Result<String, String> {
     let Some(path) = &embedded.path else {
         return Ok("in memory, gone with the daemon".into());
     };

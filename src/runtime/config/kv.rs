@@ -4,25 +4,37 @@ use std::path::PathBuf;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+#[cfg(feature = "kv-embedded")]
+use super::Embedded;
 use super::daemon::{absolute, or};
 use super::device::CACHES;
 use super::document::{Field, Section};
-use super::{Cache, Durability, Embedded, Kv, KvEngine, Valkey};
+use super::{Cache, Durability, Kv, KvEngine, Valkey};
 use crate::backend::kv::valkey::server::Place;
 
 #[derive(Clone, Copy)]
 enum Engine {
+    #[cfg(feature = "kv-embedded")]
     Embedded,
     Valkey,
 }
 
-const ENGINES: [(&str, Engine); 2] = [("embedded", Engine::Embedded), ("valkey", Engine::Valkey)];
-const ENGINE_NAMES: &str = "\"embedded\", \"valkey\"";
+const ENGINES: &[(&str, Engine)] = &[
+    #[cfg(feature = "kv-embedded")]
+    ("embedded", Engine::Embedded),
+    ("valkey", Engine::Valkey),
+];
+const ENGINE_NAMES: &str = if cfg!(feature = "kv-embedded") {
+    "\"embedded\", \"valkey\""
+} else {
+    "\"valkey\""
+};
 
 /// Layouts of the `kv` backend.
 const LAYOUTS: [(&str, ()); 1] = [("tree", ())];
 
 /// Path of a store that is in memory alone.
+#[cfg(feature = "kv-embedded")]
 const IN_MEMORY: &str = ":memory:";
 
 /// Longest name of a volume in bytes.
@@ -44,7 +56,7 @@ const SECOND: u64 = 1_000_000_000;
 pub(super) fn read(section: &Section) -> Option<Kv> {
     let engine = section
         .need("engine", ENGINE_NAMES)
-        .and_then(|field| field.choice(&ENGINES));
+        .and_then(|field| field.choice(ENGINES));
     let layout = or(section.get("layout"), (), |field| field.choice(&LAYOUTS));
     let chunk = or(section.get("chunk"), 64 << 10, |field| {
         let size = field.size(4 << 10..=1 << 20)?;
@@ -55,6 +67,7 @@ pub(super) fn read(section: &Section) -> Option<Kv> {
     });
     let read_only = or(section.get("read_only"), false, Field::flag);
     let engine = match engine? {
+        #[cfg(feature = "kv-embedded")]
         Engine::Embedded => embedded(section).map(KvEngine::Embedded),
         Engine::Valkey => valkey(section).map(KvEngine::Valkey),
     };
@@ -73,6 +86,7 @@ fn only(section: &Section, more: &[&str]) {
     section.only(&keys);
 }
 
+#[cfg(feature = "kv-embedded")]
 fn embedded(section: &Section) -> Option<Embedded> {
     only(section, &["path", "memory"]);
     let allowed = "an absolute path of a file, or \":memory:\"";
@@ -227,6 +241,15 @@ mod tests {
         }
     }
 
+    fn valkey(keys: &str) -> Valkey {
+        match with(keys).unwrap().engine {
+            KvEngine::Valkey(valkey) => valkey,
+            #[cfg(feature = "kv-embedded")]
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[cfg(feature = "kv-embedded")]
     #[test]
     fn a_store_is_a_file_or_memory_and_its_engine_is_named() {
         with("engine = \"embedded\", path = \":memory:\"").unwrap();
@@ -270,18 +293,12 @@ mod tests {
             ("/run/valkey.sock", Place::Unix("/run/valkey.sock".into())),
         ] {
             let keys = format!("engine = \"valkey\", volume = \"v\", address = \"{address}\"");
-            let kv = with(&keys).unwrap();
-            let KvEngine::Valkey(valkey) = kv.engine else {
-                panic!("{kv:?}");
-            };
+            let valkey = valkey(&keys);
             assert_eq!(valkey.places, [wanted]);
             assert_eq!((valkey.user, valkey.timeout), (None, 60 * SECOND));
         }
         let list = "engine = \"valkey\", volume = \"v\", address = [\"a:1\", \"b:2\"]";
-        let KvEngine::Valkey(valkey) = with(list).unwrap().engine else {
-            panic!("another engine");
-        };
-        assert_eq!(valkey.places, [tcp("a", 1), tcp("b", 2)]);
+        assert_eq!(valkey(list).places, [tcp("a", 1), tcp("b", 2)]);
         check(&[
             (
                 "engine = \"valkey\", volume = \"v\", address = []",

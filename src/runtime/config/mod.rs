@@ -198,12 +198,14 @@ pub struct Kv {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KvEngine {
     /// A store of this machine.
+    #[cfg(feature = "kv-embedded")]
     Embedded(Embedded),
     /// A volume on a Valkey or Redis server.
     Valkey(Valkey),
 }
 
 /// Configure the `embedded` engine.
+#[cfg(feature = "kv-embedded")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Embedded {
     /// The file; `None` for a store in memory (`":memory:"`).

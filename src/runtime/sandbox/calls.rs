@@ -142,6 +142,7 @@ pub(super) const LOCAL: &[c_long] = &[
 ];
 
 /// The `kv` backend's embedded engine: one open file.
+#[cfg(feature = "kv-embedded")]
 pub(super) const EMBEDDED: &[c_long] = &[
     libc::SYS_pread64,
     libc::SYS_pwrite64,

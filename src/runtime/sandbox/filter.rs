@@ -9,7 +9,9 @@ use seccompiler::{
 };
 
 use super::{SandboxError, calls};
-use crate::runtime::config::{Backend, Config, Hal, Kv, KvEngine};
+#[cfg(feature = "kv-embedded")]
+use crate::runtime::config::KvEngine;
+use crate::runtime::config::{Backend, Config, Hal};
 
 #[cfg(target_arch = "x86_64")]
 const ARCH: TargetArch = TargetArch::x86_64;
@@ -91,10 +93,10 @@ fn allowed(config: &Config) -> Result<Rules, seccompiler::BackendError> {
                 add(calls::LOCAL);
                 local = true;
             }
-            Backend::Kv(Kv {
-                engine: KvEngine::Embedded(_),
-                ..
-            }) => add(calls::EMBEDDED),
+            #[cfg(feature = "kv-embedded")]
+            Backend::Kv(ref kv) if matches!(kv.engine, KvEngine::Embedded(_)) => {
+                add(calls::EMBEDDED);
+            }
             Backend::Kv(_) => {}
         }
         if device.backend.connects() {

@@ -449,6 +449,7 @@ mod tests {
         assert!(!lines.contains("compared:"), "{lines}");
     }
 
+    #[cfg(feature = "kv-embedded")]
     #[test]
     fn a_store_keeps_its_content() {
         let (lines, passed) = test(
