@@ -85,6 +85,54 @@ fn what_is_in_memory_in_part_is_read_whole() {
     }
 }
 
+/// Count the read and write calls that this thread makes itself, by what the kernel says of it.
+fn own_calls(work: impl FnOnce()) -> u64 {
+    let count = || -> u64 {
+        let text = fs::read_to_string("/proc/thread-self/io").unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("sysc"));
+        let values = lines.filter_map(|line| line.split(' ').nth(1)?.parse::<u64>().ok());
+        values.sum()
+    };
+    let before = count();
+    work();
+    count() - before
+}
+
+#[test]
+fn what_may_wait_for_the_disk_is_not_called_for_by_the_core_itself() {
+    let data = pattern(8192);
+    // On a file system in memory everything is done at once, since nothing waits.
+    let mut host = Host::new();
+    // SAFETY: zero bytes are a valid structure, which the kernel fills.
+    let kind = unsafe {
+        let mut stat: libc::statfs = std::mem::zeroed();
+        let path = std::ffi::CString::new(host.path("").to_str().unwrap()).unwrap();
+        assert_eq!(libc::statfs(path.as_ptr(), &mut stat), 0);
+        stat.f_type
+    };
+    if kind == libc::TMPFS_MAGIC {
+        println!("not run: the temporary folder is in memory");
+        return;
+    }
+    let node = host.file(ROOT, "file", &data).nodeid;
+    let looking = own_calls(|| ());
+    let mut cost = |flags: u32, write: bool, sync: u32| {
+        let fh = host.open(node, flags).unwrap();
+        own_calls(|| match write {
+            true => {
+                let none = WriteFlags::empty();
+                let written = host.write_with(node, fh, 0, &data[..4096], flags | sync, none);
+                assert_eq!(written, Ok(4096));
+            }
+            false => assert_eq!(host.read(node, fh, 0, 4096).unwrap(), data[..4096]),
+        }) - looking
+    };
+    assert_eq!(cost(O_RDWR, false, 0), 1, "in the page cache");
+    assert_eq!(cost(O_RDWR | O_DIRECT, false, 0), 0, "from the disk");
+    assert_eq!(cost(O_RDWR | O_DIRECT, true, 0), 0, "to the disk");
+    assert_eq!(cost(O_RDWR, true, O_DSYNC), 0, "durable");
+}
+
 #[test]
 fn reads_and_writes_of_one_round_are_all_done() {
     each_way(|mut host| {

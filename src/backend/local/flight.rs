@@ -35,6 +35,14 @@ pub enum Flight {
     },
 }
 
+/// Hold a round's only READ or WRITE so far, on its way to the ring.
+pub enum Lone {
+    /// READ.
+    Read(Transfer<Data>),
+    /// WRITE.
+    Write(Transfer<Written>),
+}
+
 /// Hold a READ or WRITE.
 pub struct Transfer<T> {
     /// Request.
@@ -99,7 +107,11 @@ impl Local {
             let result = read_here(&read, 0);
             return self.land_read(read, result);
         }
-        self.begin(Flight::Read(read));
+        // A call of its own waits for the disk, even with `RWF_NOWAIT`.
+        if read.file.direct {
+            return self.fly_read(read);
+        }
+        self.begin(Lone::Read(read));
     }
 
     /// Write at once where the file system keeps its files in memory, or where the operator wants it, else by the ring.
@@ -110,17 +122,25 @@ impl Local {
             return self.fly_write(write);
         }
         let durable = write.flags & (libc::RWF_DSYNC | libc::RWF_SYNC) != 0;
-        let here = self.volume.config.blocking_writes && !write.file.direct && !durable;
-        if here || self.volume.in_memory() {
+        // As for READ.
+        let waits = write.file.direct || durable;
+        if self.volume.in_memory() || (self.volume.config.blocking_writes && !waits) {
             let result = write_here(&write, 0);
             return self.land_write(write, result);
         }
-        self.begin(Flight::Write(write));
+        if waits {
+            return self.fly_write(write);
+        }
+        self.begin(Lone::Write(write));
     }
 
     /// Keep the round's first transfer back, see [`Self::begin_lone`]; queue it and all others once a second comes.
     #[inline]
-    fn begin(&mut self, transfer: Flight) {
+    fn begin(&mut self, transfer: Lone) {
+        // With a thread of the kernel that polls the ring, this side makes no calls.
+        if self.volume.config.sqpoll.is_some() {
+            return self.fly(transfer);
+        }
         match self.lone.take() {
             None => self.lone = Some(transfer),
             Some(first) => {
@@ -131,46 +151,46 @@ impl Local {
     }
 
     #[inline]
-    fn fly(&mut self, flight: Flight) {
-        match flight {
-            Flight::Read(read) => self.fly_read(read),
-            Flight::Write(write) => self.fly_write(write),
-            Flight::Unit { .. } | Flight::Stat { .. } => flight.fail(Errno::EIO),
+    fn fly(&mut self, transfer: Lone) {
+        match transfer {
+            Lone::Read(read) => self.fly_read(read),
+            Lone::Write(write) => self.fly_write(write),
         }
     }
 
-    /// Do a transfer that came alone, if nothing has to be waited for. A call of its own is a quarter cheaper than the
-    /// ring's then; with others, the ring's one call for all of them is cheaper.
+    /// Do a transfer that came alone, if nothing has to be waited for; true when it was done. A call of its own is a
+    /// quarter cheaper than the ring's then; with others, the ring's one call for all of them is cheaper.
     #[inline]
     pub(super) fn begin_lone(&mut self) -> bool {
         let Some(lone) = self.lone.take() else {
             return false;
         };
-        if self.ring.is_empty() {
-            // Whatever else comes of it is left to the ring: it waits, tells the end of the file from a hole in what is
-            // cached, and knows what the file system does not support.
-            match lone {
-                Flight::Read(mut read) => match read_here(&read, libc::RWF_NOWAIT) {
-                    Ok(count) if count == read.reply.wanted() => read.reply.filled(count),
-                    result => {
-                        // Less than all may be the end of the file, or of what is in memory.
-                        read.done = result.unwrap_or(0);
-                        self.fly_read(read);
-                        return false;
-                    }
-                },
-                Flight::Write(write) => match write_here(&write, libc::RWF_NOWAIT) {
-                    result @ Ok(1..) => self.land_write(write, result),
-                    _ => {
-                        self.fly_write(write);
-                        return false;
-                    }
-                },
-                other => other.fail(Errno::EIO),
-            }
-            return true;
+        if !self.ring.is_empty() {
+            self.fly(lone);
+            return false;
         }
-        self.fly(lone);
+        // Less than all may be the end of the file, or of what is in memory; an error, that the file system cannot tell.
+        // The ring goes on with the rest, and says which.
+        match lone {
+            Lone::Read(mut read) => {
+                let count = read_here(&read, libc::RWF_NOWAIT).unwrap_or(0);
+                if count == read.reply.wanted() {
+                    self.land_read(read, Ok(count));
+                    return true;
+                }
+                read.done = count;
+                self.fly_read(read);
+            }
+            Lone::Write(mut write) => {
+                let count = write_here(&write, libc::RWF_NOWAIT).unwrap_or(0);
+                if count == write.reply.wanted() {
+                    self.land_write(write, Ok(count));
+                    return true;
+                }
+                write.done = count;
+                self.fly_write(write);
+            }
+        }
         false
     }
 

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 use std::boxed::Box;
 use std::vec::Vec;
 
-use super::flight::Flight;
+use super::flight::{Flight, Lone};
 use super::job::{Answer, Job};
 use super::pool::Mailbox;
 use super::volume::{LocalVolume, OpenError};
@@ -29,7 +29,7 @@ pub struct Local {
     pub(super) mailbox: &'static Mailbox,
     pub(super) ring: Ring<Flight>,
     /// The round's only READ or WRITE so far, on its way to the ring.
-    pub(super) lone: Option<Flight>,
+    pub(super) lone: Option<Lone>,
     /// Requests whose job is under way, or whose lock is waited for, by slot.
     pub(super) waiting: Box<[Option<Waiting>]>,
     /// Requests that wait for a lock.

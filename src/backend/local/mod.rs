@@ -15,7 +15,7 @@
 //! # Which way an operation goes
 //! | operation | way | because |
 //! |---|---|---|
-//! | READ, WRITE | at once on tmpfs; else at once if alone in the round and nothing has to be waited for (`RWF_NOWAIT`); else ring; on the host's own pages | the ring hands every access to tmpfs to a thread; elsewhere cached reads are answered in the same round, others without a thread; a call of its own is cheaper than the ring for one request, and dearer for several |
+//! | READ, WRITE | at once on tmpfs; else at once if alone in the round, in the page cache, and nothing has to be waited for (`RWF_NOWAIT`); else ring; on the host's own pages | the ring hands every access to tmpfs to a thread; elsewhere cached reads are answered in the same round, others without a thread; a call of its own is cheaper than the ring for one request, and dearer for several |
 //! | WRITE with `blocking_writes` | at once, unless it is for the disk itself (`O_DIRECT`, `O_DSYNC`) | ext4 never says whether it would wait, so the ring hands each buffered write to a thread |
 //! | FSYNC, FSYNCDIR, FALLOCATE, UNLINK, RMDIR, RENAME | ring | one system call each; a worker where the kernel is too old or a directory is not open |
 //! | GETATTR, STATX | at once on ext4, XFS, btrfs, F2FS, tmpfs; else ring (STATX: worker) | these never wait for attributes of a file that is in use |
@@ -32,7 +32,8 @@
 //! neither is used. The ring runs statx on a thread of the kernel: 9.5 us; a sleeping worker takes 7.9 us, calling here
 //! 0.5 us, a cached LOOKUP here 3.5 us. That is why a ring per se is no gain for metadata, and two hand-overs never
 //! are. One cached 4 KiB READ at a time: 1.40 us by a call of its own, 1.89 us by the ring; 32 at a time: 1.35 and
-//! 1.19 us. One WRITE at a time on XFS: 0.6 of the ring's time. `sqpoll` saves the submitting call and costs a core; without one to spare it is far slower.
+//! 1.19 us. One WRITE at a time on XFS: 0.6 of the ring's time. `sqpoll` saves the submitting call and costs a core;
+//! without one to spare it is far slower.
 //!
 //! # Nodes
 //! A node is a file handle (name_to_handle_at) on a numbered mount, so that hard links are one node and a million
