@@ -274,7 +274,7 @@ impl Call<'_> {
                 self.fs.getattr(rq, node, fh, Reply::new(slot));
             }
             Opcode::LOOKUP => {
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 let name = check!(slot, string(&mut bytes).and_then(Name::new));
                 let dots_are_names = self.session.flags().contains(InitFlags::EXPORT_SUPPORT);
                 if name.is_dots() && !dots_are_names {
@@ -371,7 +371,7 @@ impl Call<'_> {
             }
             Opcode::IOCTL => {
                 let args: IoctlIn = check!(slot, arguments(&mut slot));
-                let bytes = check!(slot, rest(&mut slot, scratch));
+                let bytes = check!(slot, rest(&slot, scratch));
                 let data = check!(
                     slot,
                     bytes.get(..args.in_size as usize).ok_or(Errno::EINVAL)
@@ -429,7 +429,7 @@ impl Call<'_> {
                     .fsyncdir(rq, node, Fh(args.fh), datasync, Reply::new(slot));
             }
             Opcode::UNLINK | Opcode::RMDIR => {
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 let name = check!(slot, name(&mut bytes));
                 if opcode == Opcode::UNLINK {
                     self.fs.unlink(rq, node, name, Reply::new(slot));
@@ -445,7 +445,7 @@ impl Call<'_> {
                     let args: Rename2In = check!(slot, arguments(&mut slot));
                     (args.newdir, args.flags)
                 };
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 let old = check!(slot, name(&mut bytes));
                 let new = check!(slot, name(&mut bytes));
                 self.fs
@@ -453,7 +453,7 @@ impl Call<'_> {
             }
             Opcode::LINK => {
                 let args: LinkIn = check!(slot, arguments(&mut slot));
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 let name = check!(slot, name(&mut bytes));
                 self.fs
                     .link(rq, NodeId(args.oldnodeid), node, name, Reply::new(slot));
@@ -471,7 +471,7 @@ impl Call<'_> {
                         ..SetxattrIn::default()
                     }
                 };
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 let name = check!(slot, xattr_name(&mut bytes));
                 let value = check!(slot, bytes.get(..args.size as usize).ok_or(Errno::EINVAL));
                 let kill_sgid = args.setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
@@ -481,7 +481,7 @@ impl Call<'_> {
             }
             Opcode::GETXATTR | Opcode::LISTXATTR => {
                 let args: GetxattrIn = check!(slot, arguments(&mut slot));
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 if args.size as usize > slot.segments().writable_len() {
                     return Reply::<()>::new(slot).err(Errno::EINVAL);
                 }
@@ -497,7 +497,7 @@ impl Call<'_> {
                 }
             }
             Opcode::REMOVEXATTR => {
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 let name = check!(slot, xattr_name(&mut bytes));
                 self.fs.removexattr(rq, node, name, Reply::new(slot));
             }
@@ -523,7 +523,7 @@ impl Call<'_> {
         match opcode {
             Opcode::MKNOD => {
                 let args: MknodIn = check!(slot, arguments(&mut slot));
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 let how = check!(slot, creation(&mut bytes, tail, args.mode, args.umask));
                 let name = check!(slot, name(&mut bytes));
                 self.fs
@@ -531,13 +531,13 @@ impl Call<'_> {
             }
             Opcode::MKDIR => {
                 let args: MkdirIn = check!(slot, arguments(&mut slot));
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 let how = check!(slot, creation(&mut bytes, tail, args.mode, args.umask));
                 let name = check!(slot, name(&mut bytes));
                 self.fs.mkdir(rq, node, name, &how, Reply::new(slot));
             }
             Opcode::SYMLINK => {
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 let how = check!(slot, creation(&mut bytes, tail, 0o120_777, 0));
                 let name = check!(slot, name(&mut bytes));
                 let target = check!(slot, string(&mut bytes));
@@ -553,7 +553,7 @@ impl Call<'_> {
             Opcode::CREATE | Opcode::TMPFILE => {
                 let args: CreateIn = check!(slot, arguments(&mut slot));
                 let flags = self.flags(args.flags);
-                let mut bytes = check!(slot, rest(&mut slot, scratch));
+                let mut bytes = check!(slot, rest(&slot, scratch));
                 let how = check!(slot, creation(&mut bytes, tail, args.mode, args.umask));
                 if opcode == Opcode::CREATE {
                     let name = check!(slot, name(&mut bytes));

@@ -19,12 +19,12 @@ pub(super) fn arguments<T: FromBytes + IntoBytes + Copy>(slot: &mut Slot) -> Res
         .map_err(|TooShort| Errno::EINVAL)
 }
 
-/// Copy out all that is left of a request.
-pub(super) fn rest<'s>(slot: &mut Slot, scratch: &'s mut [u8]) -> Result<&'s [u8], Errno> {
+/// Copy out all that is left of a request, and leave it there, too.
+pub(super) fn rest<'s>(slot: &Slot, scratch: &'s mut [u8]) -> Result<&'s [u8], Errno> {
     let len = slot.segments().readable_len();
     let bytes = scratch.get_mut(..len).ok_or(Errno::E2BIG)?;
-    slot.segments_mut()
-        .read_front(bytes)
+    slot.segments()
+        .read_at(0, bytes)
         .map_err(|TooShort| Errno::EINVAL)?;
     Ok(bytes)
 }

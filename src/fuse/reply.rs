@@ -122,6 +122,12 @@ impl<T> Reply<T> {
         self.slot().epoch()
     }
 
+    /// Lend what the host sent behind the operation's arguments: the bytes to write, or names and values.
+    #[inline]
+    pub fn payload(&self) -> &[Segment] {
+        self.slot().segments().readable()
+    }
+
     /// Tell whether the host interrupted the request; answering `EINTR` is then welcome.
     pub fn interrupted(&self) -> bool {
         self.slot().interrupted()
@@ -367,11 +373,6 @@ impl Reply<Data> {
 }
 
 impl Reply<Written> {
-    /// Lend the bytes to write.
-    pub fn payload(&self) -> &[Segment] {
-        self.slot().segments().readable()
-    }
-
     /// Copy bytes to write, from `offset` on, for a backend that keeps them in its own memory.
     ///
     /// # Errors
@@ -421,6 +422,25 @@ impl Reply<XattrValue> {
                 .map(|()| value.len())
                 .map_err(|TooShort| Errno::ERANGE),
         );
+    }
+
+    /// Put a part of the answer in place, `at` bytes behind its begin. Where only the length is asked for, nothing is done.
+    ///
+    /// # Errors
+    /// [`TooShort`] when there is too little room.
+    pub fn put(&self, at: usize, part: &[u8]) -> Result<(), TooShort> {
+        match self.slot().room() {
+            0 => Ok(()),
+            _ => self.slot().segments().write_at(at, part),
+        }
+    }
+
+    /// Answer with what was put in place, `len` bytes in all, or with their number if that was asked for.
+    pub fn filled(self, len: usize) {
+        match self.slot().room() {
+            0 => self.length(len),
+            _ => self.done(len),
+        }
     }
 
     /// Answer a request for the length alone.

@@ -10,15 +10,14 @@ use dpfs_harness::{Bed, Setup};
 use crate::relay::Relay;
 use crate::server::{EXPORT, Ganesha, Manner};
 
-/// Hold a server, the way to it, and the host that mounted its export.
-pub struct Host {
-    host: dpfs_harness::Host<Nfs>,
+/// Hold a host that mounted an export, and the way to its server.
+pub struct Mounted {
+    pub host: dpfs_harness::Host<Nfs>,
     pub volume: &'static NfsVolume,
     pub relay: Relay,
-    pub server: Ganesha,
 }
 
-impl Deref for Host {
+impl Deref for Mounted {
     type Target = dpfs_harness::Host<Nfs>;
 
     fn deref(&self) -> &Self::Target {
@@ -26,9 +25,29 @@ impl Deref for Host {
     }
 }
 
-impl DerefMut for Host {
+impl DerefMut for Mounted {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.host
+    }
+}
+
+/// Hold a server, and the host that mounted its export.
+pub struct Host {
+    mounted: Mounted,
+    pub server: Ganesha,
+}
+
+impl Deref for Host {
+    type Target = Mounted;
+
+    fn deref(&self) -> &Self::Target {
+        &self.mounted
+    }
+}
+
+impl DerefMut for Host {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.mounted
     }
 }
 
@@ -79,21 +98,23 @@ impl Host {
     /// Mount the export of a server of this manner, as the changed configuration says.
     pub fn with(manner: Manner, change: impl FnOnce(&mut Config)) -> Self {
         let server = Ganesha::start(manner);
-        let relay = Relay::to(server.port);
+        let relay = Relay::to(([127, 0, 0, 1], server.port).into());
         let mut config = config(relay.port);
         change(&mut config);
         let volume = served::open(&config).unwrap();
         let mut host = core(volume);
         // The session stands before anything is counted.
         host.getattr(ROOT, None).unwrap();
-        Self {
+        let mounted = Mounted {
             host,
             volume,
             relay,
-            server,
-        }
+        };
+        Self { mounted, server }
     }
+}
 
+impl Mounted {
     /// Run rounds for a while.
     pub fn idle(&mut self, milliseconds: u64) {
         let end = std::time::Instant::now() + std::time::Duration::from_millis(milliseconds);

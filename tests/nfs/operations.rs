@@ -23,7 +23,7 @@ fn each_operation_is_one_round_trip() {
     let (calls, (file, fh)) = host.calls_of(|host| host.create(ROOT, "f", O_RDWR, 0o644).unwrap());
     assert_eq!(calls, 1, "CREATE");
     let node = file.nodeid;
-    let mut one = |what: &str, act: &mut dyn FnMut(&mut Host)| {
+    let mut one = |what: &str, act: &mut dyn FnMut(&mut Mounted)| {
         let (calls, ()) = host.calls_of(|host| act(host));
         assert_eq!(calls, 1, "{what}");
     };
@@ -67,7 +67,7 @@ fn each_operation_is_one_round_trip() {
         host.statfs(ROOT).unwrap();
     });
     let link = host.lookup(ROOT, "s").unwrap().nodeid;
-    let mut one = |what: &str, calls: u64, act: &mut dyn FnMut(&mut Host)| {
+    let mut one = |what: &str, calls: u64, act: &mut dyn FnMut(&mut Mounted)| {
         let (made, ()) = host.calls_of(|host| act(host));
         assert_eq!(made, calls, "{what}");
     };
@@ -98,11 +98,11 @@ fn content_is_made_durable_when_the_host_asks_or_closes() {
     let mut host = Host::new();
     let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
     let node = file.nodeid;
-    let mut steps = |what: &str, calls: u64, act: &mut dyn FnMut(&mut Host)| {
+    let mut steps = |what: &str, calls: u64, act: &mut dyn FnMut(&mut Mounted)| {
         let (made, ()) = host.calls_of(|host| act(host));
         assert_eq!(made, calls, "{what}");
     };
-    let sync = |host: &mut Host, flags: u32| {
+    let sync = |host: &mut Mounted, flags: u32| {
         host.write_with(node, fh, 0, b"x", O_RDWR | flags, WriteFlags::empty())
     };
     steps("O_DSYNC on a clean file", 1, &mut |host| {

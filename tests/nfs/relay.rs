@@ -4,7 +4,7 @@
 //! lost or changed is one call or one answer.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -14,6 +14,8 @@ type Change = Box<dyn FnMut(&mut Vec<u8>) + Send>;
 #[derive(Default)]
 struct Control {
     calls: AtomicU64,
+    /// Calls of the server.
+    backward: AtomicU64,
     /// The next answer is lost, and its connection with it.
     lose: AtomicBool,
     change: Mutex<Option<Change>>,
@@ -27,8 +29,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Relay to a server on this machine.
-    pub fn to(server: u16) -> Self {
+    /// Relay to a server.
+    pub fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let control = Arc::new(Control::default());
@@ -37,7 +39,7 @@ impl Relay {
             for client in listener.incoming() {
                 let client = client.unwrap();
                 // A server that is gone: the client sees a connection that ends at once.
-                if let Ok(server) = TcpStream::connect(("127.0.0.1", server)) {
+                if let Ok(server) = TcpStream::connect(server) {
                     shared.connect(client, server);
                 }
             }
@@ -48,6 +50,11 @@ impl Relay {
     /// Give the number of calls so far.
     pub fn calls(&self) -> u64 {
         self.control.calls.load(Ordering::SeqCst)
+    }
+
+    /// Give the number of the server's calls so far.
+    pub fn calls_of_server(&self) -> u64 {
+        self.control.backward.load(Ordering::SeqCst)
     }
 
     /// Lose the next answer, and cut its connection: the call was done, and nobody knows.
@@ -86,7 +93,9 @@ impl Control {
         let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         std::thread::spawn(move || {
             while let Some(record) = record(&mut from) {
-                calls.calls.fetch_add(1, Ordering::SeqCst);
+                calls
+                    .calls
+                    .fetch_add(u64::from(is_call(&record)), Ordering::SeqCst);
                 if to.write_all(&record).is_err() {
                     break;
                 }
@@ -96,10 +105,13 @@ impl Control {
         let (mut from, mut to) = (server, client);
         std::thread::spawn(move || {
             while let Some(mut record) = record(&mut from) {
-                if answers.lose.swap(false, Ordering::SeqCst) {
+                let answer = !is_call(&record);
+                if answer && answers.lose.swap(false, Ordering::SeqCst) {
                     break;
                 }
-                if let Some(change) = answers.change.lock().unwrap().as_mut() {
+                if !answer {
+                    answers.backward.fetch_add(1, Ordering::SeqCst);
+                } else if let Some(change) = answers.change.lock().unwrap().as_mut() {
                     change(&mut record);
                 }
                 if to.write_all(&record).is_err() {
@@ -109,6 +121,11 @@ impl Control {
             end(&from, &to);
         });
     }
+}
+
+/// Tell whether a record is a call, which the server makes, too.
+fn is_call(record: &[u8]) -> bool {
+    record.get(8..12) == Some(&[0; 4])
 }
 
 fn end(one: &TcpStream, other: &TcpStream) {

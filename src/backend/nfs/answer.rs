@@ -2,19 +2,19 @@
 
 use crate::fuse::number::Position;
 use crate::fuse::{Attributes, Created, Opened, Reply, Statfs};
-use crate::mem::Handle as TaskId;
+use crate::mem::{Handle as TaskId, Pinned};
 use crate::wire::errno::Errno;
 use crate::wire::fuse::Kstatfs;
 use crate::wire::nfs4::{
-    AttrRequest, Compound, FileAttr, Handle, OpenClaim, OpenHow, Results, SequenceResult, Status,
-    op,
+    AttrRequest, Compound, FileAttr, Handle, OpenClaim, OpenHow, Results, SequenceResult, StateId,
+    Status, op,
 };
 use crate::wire::xdr::{Malformed, Result as Decoded};
 
 use super::instance::{Nfs, free_file};
 use super::meta::{RenamePart, remove_call, rename_call};
 use super::op::{Op, Opening, Stage, Step, With};
-use super::volume::{Leftover, OpenState, Silly};
+use super::volume::{Leftover, OpenFile, OpenState, Silly};
 
 /// Say why a call did not do what it was to do.
 #[derive(Clone, Copy, Debug)]
@@ -136,12 +136,14 @@ impl Nfs {
             }
             Op::Make { regular, .. } => {
                 putfh(&mut results)?;
-                if *regular {
-                    ok(results.open())?;
-                } else {
-                    ok(results.create())?;
-                }
+                let open = match *regular {
+                    true => Some(ok(results.open())?),
+                    false => ok(results.create()).map(|()| None)?,
+                };
                 let (found, attr) = found(&mut results)?;
+                if let Some(open) = open {
+                    volume.give_back(&open, &found, task.user);
+                }
                 if let Op::Make { reply, .. } = self.finish(handle) {
                     self.answer_entry(reply, found, &attr);
                 }
@@ -247,6 +249,10 @@ impl Nfs {
                     reply.ok(Position(position));
                 }
             }
+            Op::Copy(_) => self.answer_copy(handle, results)?,
+            Op::Getxattr(_) | Op::Setxattr { .. } | Op::Listxattr { .. } | Op::Removexattr(_) => {
+                self.answer_xattr(handle, results)?
+            }
             Op::Lock(_) => self.locked(handle, results)?,
             Op::TestLock(..) => self.tested(handle, results)?,
             Op::Read { reply, done, .. } => {
@@ -309,6 +315,7 @@ impl Nfs {
                 let open = ok(results.open())?;
                 let rest = ok(results.getattr());
                 let user = task.user;
+                volume.give_back(&open, &opening.handle, user);
                 let attr = match rest {
                     Ok(attr) => attr,
                     Err(trouble) => {
@@ -334,6 +341,7 @@ impl Nfs {
                 putfh(&mut results)?;
                 let open = ok(results.open())?;
                 let made = ok(results.getfh())?;
+                volume.give_back(&open, &made, user);
                 let rest = (|| {
                     if opening.sets {
                         ok(results.setattr())?;
@@ -394,6 +402,7 @@ impl Nfs {
                         lost: None,
                         reopening: false,
                     };
+                    volume.give_back(&open, &file.handle, task.user);
                 }
                 self.finish(handle);
             }
@@ -581,25 +590,40 @@ impl Nfs {
             file.state.lock().lost = Some(Errno::EIO);
             return self.fail(handle, Errno::EIO);
         }
-        let mut state = file.state.lock();
-        let first = state.stateid.other == task.named.other && !state.reopening;
-        if first {
-            state.reopening = true;
-        }
-        drop(state);
-        let (access, owner, fh, user) = (file.access, file.owner, file.handle, file.user);
-        let again = if first { self.pin_again(handle) } else { None };
-        self.delay(handle);
-        let Some(pinned) = again else { return };
         crate::log::debug!("nfs: opening a file again: {}", status.name());
-        let how = OpenHow { access, owner };
-        self.start_own(Op::Reopen, user, Some(pinned), With::Nothing, |call| {
-            call.sequence(true).putfh(&fh).open(
-                0,
-                &how,
-                &crate::wire::nfs4::Created::No,
-                &OpenClaim::Current,
-            )
+        let mut again = heapless::Vec::<_, 2>::new();
+        let _ = again.push((file.again(), task.named));
+        // Which of the two it was the server does not say.
+        if let Op::Copy(copy) = &task.op
+            && let Some(source) = &copy.source
+        {
+            let _ = again.push((source.again(), copy.named));
+        }
+        self.delay(handle);
+        for (file, named) in again {
+            self.open_again(file, &named);
+        }
+    }
+
+    /// Open a file again, unless that is done already for the state that was named.
+    fn open_again(&mut self, file: Pinned<OpenFile>, named: &StateId) {
+        let mut state = file.state.lock();
+        let first = state.stateid.other == named.other && !state.reopening;
+        state.reopening |= first;
+        drop(state);
+        if !first {
+            return self.unpin(file);
+        }
+        let opening = Opening {
+            node: file.node,
+            handle: file.handle,
+            access: file.access,
+            owner: file.owner,
+            sets: false,
+        };
+        let user = file.user;
+        self.start_own(Op::Reopen, user, Some(file), With::Nothing, |call| {
+            open_call(call, &opening)
         });
     }
 

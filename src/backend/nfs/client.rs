@@ -10,7 +10,7 @@ use crate::wire::xdr::padded;
 
 use super::answer::{Trouble, ok};
 use super::instance::{MAX_LINKS, Nfs};
-use super::link::{ASK, BUFFER, Body, State};
+use super::link::{ANSWER, ASK, BUFFER, Body, State};
 use super::op::{CALL_ROOM, Op, Place, With};
 use super::recovery::{Ask, Phase, may_ask};
 
@@ -160,6 +160,19 @@ impl Nfs {
                     Some(state.stateid.newest())
                 }
             };
+            let mut source = None;
+            if let Op::Copy(copy) = &mut task.op
+                && let Some(file) = &copy.source
+            {
+                let state = *file.state.lock();
+                if let Some(lost) = state.lost {
+                    self.slots.give(slot, false);
+                    self.fail(handle, lost);
+                    continue;
+                }
+                copy.named = state.stateid;
+                source = Some(state.stateid.newest());
+            }
             self.xids = self.xids.wrapping_add(1);
             task.xid = u32::from(self.xids) << 16 | handle.index;
             task.slot = slot;
@@ -173,6 +186,9 @@ impl Nfs {
                 .set_sequence(buffer, &self.session, sequence, slot, highest);
             if let Some(named) = named {
                 task.call.set_stateid(buffer, &named);
+            }
+            if let Some(source) = source {
+                task.call.set_source(buffer, &source);
             }
             let _ = self.links[at].queue.push(handle);
             self.renewed = self.now;
@@ -197,19 +213,19 @@ impl Nfs {
                 let room = if *handle == ASK {
                     let call = &link.ask_buffer[..link.ask_call.len];
                     pieces.bytes(&call[skip.min(call.len())..])
+                } else if *handle == ANSWER {
+                    pieces.bytes(&link.answer[skip.min(link.answer_len)..link.answer_len])
                 } else if let Some(task) = self.tasks.get(*handle) {
                     let call = &call_bytes(self.calls, *handle)[..task.call.len];
                     let head = pieces.bytes(&call[skip.min(call.len())..]);
-                    head && match &task.op {
-                        // Its COMMIT has none of the data.
-                        Op::Write {
-                            reply, done, count, ..
-                        } if task.call.payload > 0 => {
+                    head && match task.op.payload() {
+                        // A WRITE's COMMIT has none of the data.
+                        Some((pages, first, count)) if task.call.payload > 0 => {
                             let skip = skip.saturating_sub(call.len());
                             let data = count.saturating_sub(skip);
-                            let pad = padded(*count) - count;
-                            let pad_skip = skip.saturating_sub(*count).min(pad);
-                            pieces.segments(reply.payload(), done + skip.min(*count), data)
+                            let pad = padded(count) - count;
+                            let pad_skip = skip.saturating_sub(count).min(pad);
+                            pieces.segments(pages, first + skip.min(count), data)
                                 && pieces.bytes(&ZEROS[..pad - pad_skip])
                         }
                         _ => true,
@@ -243,6 +259,8 @@ impl Nfs {
         while let Some(handle) = link.queue.front() {
             let len = if handle == ASK {
                 link.ask_call.len
+            } else if handle == ANSWER {
+                link.answer_len
             } else {
                 self.tasks
                     .get(handle)
@@ -253,6 +271,9 @@ impl Nfs {
             }
             link.sent -= len;
             link.queue.pop();
+            if handle == ANSWER {
+                link.answer_len = 0;
+            }
         }
     }
 
@@ -369,8 +390,16 @@ impl Nfs {
     fn record(&mut self, at: usize, record: &[u8]) -> bool {
         let (xid, outcome) = match rpc::parse(record) {
             Ok(Message::Reply { xid, outcome }) => (xid, outcome),
-            // No backchannel was asked for.
-            Ok(Message::Call { .. }) => return true,
+            Ok(Message::Call {
+                xid,
+                program,
+                version,
+                procedure,
+                arguments,
+            }) => {
+                self.called(at, xid, (program, version, procedure), arguments);
+                return true;
+            }
             Err(_) => return false,
         };
         if xid == self.links[at].ask_xid && !matches!(self.links[at].ask, Ask::Nothing) {

@@ -4,9 +4,9 @@ use core::ffi::CStr;
 
 use crate::fuse::number::Position;
 use crate::fuse::{
-    Attributes, Created, Creation, Data, DirEntries, DirEntriesPlus, Entry, Fh, FileSystem, Lock,
-    LockRequest, Name, NodeId, Opened, Reply, Request, SetAttr, SetTime, Statfs, Target, Wishes,
-    Written,
+    Attributes, Copied, Created, Creation, Data, DirEntries, DirEntriesPlus, Entry, Fh, FileSystem,
+    Lock, LockRequest, Name, NodeId, Opened, Reply, Request, SetAttr, SetTime, Statfs, Target,
+    Wishes, Written, XattrValue,
 };
 use crate::mem::{Closed, Handle as TaskId, SlotId};
 use crate::sys::time::Instant;
@@ -40,7 +40,7 @@ impl Nfs {
         }
     }
 
-    fn writable(&self) -> Result<(), Errno> {
+    pub(super) fn writable(&self) -> Result<(), Errno> {
         if self.volume.settings.options.read_only {
             Err(Errno::EROFS)
         } else {
@@ -863,6 +863,42 @@ impl FileSystem for Nfs {
         if let Some(task) = begun.and_then(|handle| self.tasks.get_mut(handle)) {
             (task.node, task.upto) = (node, upto);
         }
+    }
+
+    fn setxattr(
+        &mut self,
+        rq: &Request,
+        node: NodeId,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+        _kill_sgid: bool,
+        reply: Reply<()>,
+    ) {
+        self.begin_setxattr((rq, node, name), value.len(), flags, reply);
+    }
+
+    fn getxattr(&mut self, rq: &Request, node: NodeId, name: &CStr, reply: Reply<XattrValue>) {
+        self.begin_getxattr(rq, node, name, reply);
+    }
+
+    fn listxattr(&mut self, rq: &Request, node: NodeId, reply: Reply<XattrValue>) {
+        self.begin_listxattr(rq, node, reply);
+    }
+
+    fn removexattr(&mut self, rq: &Request, node: NodeId, name: &CStr, reply: Reply<()>) {
+        self.begin_removexattr(rq, node, name, reply);
+    }
+
+    fn copy_file_range(
+        &mut self,
+        _: &Request,
+        (_, source, from): (NodeId, Fh, u64),
+        (_, destination, to): (NodeId, Fh, u64),
+        length: u64,
+        reply: Reply<Copied>,
+    ) {
+        self.begin_copy((source, from), (destination, to), length, reply);
     }
 
     fn lseek(

@@ -47,6 +47,8 @@ pub struct Nfs {
     pub(super) slots: Slots,
     pub(super) most_slots: u32,
     pub(super) session: SessionId,
+    /// Number of the server's last call in it.
+    pub(super) called: u32,
     pub(super) phase: Phase,
     pub(super) request_room: u32,
     pub(super) response_room: u32,
@@ -138,6 +140,7 @@ impl Nfs {
             slots: Slots::new(),
             most_slots: 1,
             session: [0; 16],
+            called: 0,
             phase: Phase::Down,
             request_room: 0,
             response_room: 0,
@@ -307,7 +310,7 @@ impl Nfs {
 
     /// End a task: give what is to be answered.
     pub(super) fn finish(&mut self, handle: TaskId) -> Op {
-        let Some(task) = self.tasks.remove(handle) else {
+        let Some(mut task) = self.tasks.remove(handle) else {
             return Op::Renew;
         };
         if matches!(task.place, Place::Delayed(_)) {
@@ -323,6 +326,11 @@ impl Nfs {
         }
         if let Op::Lock(call) = &task.op {
             self.settle_lock(call);
+        }
+        if let Op::Copy(call) = &mut task.op
+            && let Some(source) = call.source.take()
+        {
+            self.unpin(source);
         }
         if let Some(file) = task.file {
             self.unpin(file);
@@ -348,11 +356,6 @@ impl Nfs {
         self.finish(handle).fail(error);
     }
 
-    /// Keep the open file of a task once more.
-    pub(super) fn pin_again(&self, handle: TaskId) -> Option<Pinned<OpenFile>> {
-        self.tasks.get(handle)?.file.as_ref().map(Pinned::again)
-    }
-
     /// Begin what the server is still to be told, and renew the lease when nothing else does.
     pub(super) fn own_work(&mut self) {
         if self.phase != Phase::Up {
@@ -365,6 +368,11 @@ impl Nfs {
                 Leftover::Open(handle, stateid, user) => {
                     self.start_own(Op::Close, user, None, With::This(stateid), |call| {
                         call.sequence(true).putfh(&handle).close()
+                    });
+                }
+                Leftover::Delegation(handle, stateid, user) => {
+                    self.start_own(Op::Close, user, None, With::This(stateid), |call| {
+                        call.sequence(true).putfh(&handle).delegreturn()
                     });
                 }
                 Leftover::Locks(handle, lock, open, user) => {

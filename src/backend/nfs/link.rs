@@ -22,6 +22,14 @@ pub const ASK: Handle = Handle {
     generation: 0,
 };
 
+/// Stands for the answer to a call of the server's.
+pub const ANSWER: Handle = Handle {
+    index: u32::MAX,
+    generation: 1,
+};
+/// Bytes of such an answer: the server's tag is the longest thing in it.
+const ANSWER_ROOM: usize = 1536;
+
 /// First and last wait before a connection is tried again, in nanoseconds.
 const BACKOFF: (u64, u64) = (10_000_000, 2_000_000_000);
 
@@ -74,6 +82,9 @@ pub struct Link {
     pub ask_call: Call,
     pub ask_buffer: &'static mut [u8],
     pub ask_xid: u32,
+    /// The answer to a call of the server's; its length is zero when there is none to be sent.
+    pub answer: &'static mut [u8],
+    pub answer_len: usize,
     /// When it was sent, or is to be made again; or when the connection was begun.
     pub ask_at: Instant,
     retry_at: Instant,
@@ -91,12 +102,14 @@ impl Link {
             end: 0,
             skip: 0,
             body: None,
-            queue: RingBuffer::new(arena.zeroed::<Handle>(calls as usize + 2)?),
+            queue: RingBuffer::new(arena.zeroed::<Handle>(calls as usize + 3)?),
             sent: 0,
             ask: Ask::Nothing,
             ask_call: Call::default(),
             ask_buffer: arena.zeroed(ASK_ROOM)?,
             ask_xid: 0,
+            answer: arena.zeroed(ANSWER_ROOM)?,
+            answer_len: 0,
             ask_at: Instant::default(),
             retry_at: Instant::default(),
             backoff: BACKOFF.0,
@@ -105,7 +118,7 @@ impl Link {
 
     /// Give the bytes of arena that one needs.
     pub const fn footprint(calls: u32) -> usize {
-        BUFFER + ASK_ROOM + (calls as usize + 2) * size_of::<Handle>() + 64
+        BUFFER + ASK_ROOM + ANSWER_ROOM + (calls as usize + 3) * size_of::<Handle>() + 64
     }
 
     /// Begin to connect when it is time.
@@ -156,6 +169,7 @@ impl Link {
         (self.start, self.end, self.skip, self.sent) = (0, 0, 0, 0);
         self.body = None;
         self.queue.clear();
+        self.answer_len = 0;
         self.retry_at = now.after(self.backoff);
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
     }

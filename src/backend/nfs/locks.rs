@@ -362,6 +362,7 @@ impl Nfs {
         ok(results.step(op::PUTFH))?;
         if opens {
             let open = ok(results.open())?;
+            volume.give_back(&open, &file.handle, file.user);
             if let Some(holder) = volume.locks.lock().get_mut(at) {
                 holder.open = Some(open.stateid);
                 holder.access |= access;

@@ -22,8 +22,10 @@
 //! loses nothing that was answered. Locks are the server's ([`locks`]), or the host kernel's own. Source: RFC 8881, RFC 7862.
 
 mod answer;
+mod callback;
 mod client;
 mod commit;
+mod copy;
 mod filesystem;
 mod instance;
 mod leave;
@@ -39,6 +41,7 @@ pub mod served;
 mod slots;
 mod uncommitted;
 mod volume;
+mod xattr;
 
 pub use instance::Nfs;
 pub use volume::{Cache, NfsVolume, Options, Settings};

@@ -3,14 +3,15 @@
 use crate::fuse::number::Position;
 use crate::fuse::{
     Attributes, Created, Data, DirEntries, DirEntriesPlus, Entry, Lock, Opened, Reply, Statfs,
-    Target, Written,
+    Target, Written, XattrValue,
 };
-use crate::mem::Pinned;
+use crate::mem::{Pinned, Segment};
 use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
 use crate::wire::nfs4::{Call, Handle, StateId};
 use crate::wire::rpc::Credentials;
 
+use super::copy::CopyCall;
 use super::locks::LockCall;
 use super::volume::{OpenFile, Silly};
 
@@ -122,6 +123,28 @@ pub enum Op {
     Commit,
     /// Data or a hole is looked for.
     Seek(Reply<Position>),
+    /// Content is copied at the server.
+    Copy(CopyCall),
+    /// An extended attribute is asked for.
+    Getxattr(Reply<XattrValue>),
+    /// An extended attribute is set, to bytes of the request.
+    Setxattr {
+        /// Answer.
+        reply: Reply<()>,
+        /// Bytes of the request's payload before them.
+        skip: usize,
+        /// Their number.
+        len: usize,
+    },
+    /// Extended attributes are listed.
+    Listxattr {
+        /// Answer.
+        reply: Reply<XattrValue>,
+        /// Bytes of names that are in place.
+        at: usize,
+    },
+    /// An extended attribute is removed.
+    Removexattr(Reply<()>),
     /// A range is locked or unlocked.
     Lock(LockCall),
     /// A lock in the way of this one is looked for.
@@ -230,6 +253,18 @@ pub struct Task {
 }
 
 impl Op {
+    /// Lend what goes behind the call: pages of the host, from which byte on, and how many. Only for calls that have a payload.
+    #[inline]
+    pub fn payload(&self) -> Option<(&[Segment], usize, usize)> {
+        match self {
+            Self::Write {
+                reply, done, count, ..
+            } => Some((reply.payload(), *done, *count)),
+            Self::Setxattr { reply, skip, len } => Some((reply.payload(), *skip, *len)),
+            _ => None,
+        }
+    }
+
     /// Answer with an error.
     pub fn fail(self, error: Errno) {
         match self {
@@ -245,10 +280,14 @@ impl Op {
             Self::Statfs(reply) => reply.err(error),
             Self::Seek(reply) => reply.err(error),
             Self::Lock(call) => call.reply.err(error),
+            Self::Copy(call) => call.reply.err(error),
+            Self::Getxattr(reply) | Self::Listxattr { reply, .. } => reply.err(error),
             Self::TestLock(reply, _) => reply.err(error),
             Self::Remove { reply, .. }
             | Self::Rename { reply, .. }
             | Self::Access(reply, _)
+            | Self::Setxattr { reply, .. }
+            | Self::Removexattr(reply)
             | Self::Space { reply, .. }
             | Self::Sync { reply, .. }
             | Self::Release { reply, .. } => reply.err(error),

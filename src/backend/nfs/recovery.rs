@@ -85,6 +85,8 @@ pub struct Mounted {
     pub sizes: (u64, u64),
     /// Seconds of the lease.
     pub lease: u32,
+    /// It has extended attributes.
+    pub xattr: bool,
 }
 
 impl Nfs {
@@ -159,13 +161,14 @@ impl Nfs {
             max_response: 4096,
             max_cached: 0,
             max_operations: 2,
-            max_requests: 1,
+            max_requests: super::callback::SLOTS,
         };
         let call = match &ask {
             Ask::Nothing => return,
             Ask::Exchange => call.exchange_id(&volume.verifier, &volume.client_name),
-            Ask::Create => call.create_session(client, standing.sequence, false, &fore, &back),
-            Ask::Bind => call.bind_conn_to_session(&self.session),
+            Ask::Create => call.create_session(client, standing.sequence, true, &fore, &back),
+            // The server calls by the connection that made the session, or stands for it.
+            Ask::Bind => call.bind_conn_to_session(&self.session, at == 0),
             Ask::EndSession => call.destroy_session(&self.session),
             Ask::EndClient => call.destroy_clientid(client),
             Ask::Claim(file) => {
@@ -314,7 +317,7 @@ impl Nfs {
                     standing.sequence = standing.sequence.wrapping_add(1);
                     standing.complete
                 };
-                self.session = made.session;
+                (self.session, self.called) = (made.session, 0);
                 self.slots
                     .begin(made.fore.max_requests.min(self.tasks.capacity()));
                 self.most_slots = made.fore.max_requests.min(self.tasks.capacity());
@@ -338,7 +341,10 @@ impl Nfs {
                 let claimed = ok(results.step(crate::wire::nfs4::op::PUTFH))
                     .and_then(|()| ok(results.open()));
                 match claimed {
-                    Ok(open) => file.state.lock().stateid = open.stateid,
+                    Ok(open) => {
+                        file.state.lock().stateid = open.stateid;
+                        self.volume.give_back(&open, &file.handle, file.user);
+                    }
                     Err(Trouble::Status(status @ (Status::ERR_DELAY | Status::ERR_GRACE))) => {
                         return Err(Trouble::Status(status));
                     }
@@ -420,6 +426,7 @@ impl Nfs {
                     fileid: attr.fileid,
                     sizes: (server.max_read, server.max_write),
                     lease: server.lease,
+                    xattr: server.xattr,
                 });
                 Ok(Next::Up)
             }

@@ -76,6 +76,7 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
     let settings = Settings {
         max_read: mounted.sizes.0.clamp(4096, LARGEST) as u32,
         max_write: mounted.sizes.1.clamp(4096, LARGEST) as u32,
+        xattr: mounted.xattr,
         lease: u64::from(mounted.lease.clamp(1, 3600)) * 1_000_000_000,
         ..settings(config, server, used)
     };
@@ -89,6 +90,7 @@ fn settings(config: &Config, server: SocketAddr, minor: u32) -> Settings {
         max_read: LARGEST as u32,
         max_write: LARGEST as u32,
         lease: 30_000_000_000,
+        xattr: false,
         options: config.options,
     }
 }
@@ -139,6 +141,7 @@ fn mount(
         fileid: 0,
         sizes: (0, 0),
         lease: 0,
+        xattr: false,
     };
     let probe = random() | 1;
     let settings = Settings {

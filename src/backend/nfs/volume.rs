@@ -1,7 +1,7 @@
 //! What the cores of a device share: nodes, open files, and what is known of the server.
 
 use core::net::SocketAddr;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use spin::Mutex;
@@ -66,6 +66,8 @@ pub struct Settings {
     pub max_write: u32,
     /// Nanoseconds that the server keeps state which is not renewed.
     pub lease: u64,
+    /// The server has extended attributes.
+    pub xattr: bool,
     /// How.
     pub options: Options,
 }
@@ -133,6 +135,8 @@ pub struct OpenFile {
 pub enum Leftover {
     /// An open.
     Open(Handle, StateId, Credentials),
+    /// A delegation.
+    Delegation(Handle, StateId, Credentials),
     /// Locks, and the open that they were made for.
     Locks(Handle, StateId, StateId, Credentials),
     /// A file without a name.
@@ -166,6 +170,9 @@ pub struct NfsVolume {
     pub(super) locks: Mutex<LockTable>,
     /// Grows with each unlock, for those who wait for locks.
     pub(super) unlocked: AtomicU64,
+    /// The server copies, and shares blocks, as far as is known.
+    pub(super) copies: AtomicBool,
+    pub(super) clones: AtomicBool,
     pub(super) epoch: AtomicU32,
     /// Cores that have not taken leave of the server.
     pub(super) cores: AtomicU32,
@@ -213,6 +220,8 @@ impl NfsVolume {
             uncommitted: Mutex::new(Uncommitted::new(arena, kept)?),
             locks: Mutex::new(LockTable::new(arena)?),
             unlocked: AtomicU64::new(0),
+            copies: AtomicBool::new(true),
+            clones: AtomicBool::new(true),
             epoch: AtomicU32::new(0),
             cores: AtomicU32::new(0),
             client_name,

@@ -28,6 +28,8 @@ pub struct Call {
     sequence_at: u16,
     /// Where the stateid is; zero without.
     stateid_at: u16,
+    /// Where that of the file is that is copied from; zero without.
+    source_at: u16,
 }
 
 impl Call {
@@ -61,18 +63,27 @@ impl Call {
 
     /// Write the stateid.
     pub fn set_stateid(&self, buffer: &mut [u8], stateid: &StateId) {
-        let at = usize::from(self.stateid_at);
-        if let Some(place) = buffer.get_mut(at..at + 16)
-            && at != 0
-        {
-            place[..4].copy_from_slice(&stateid.seqid.to_be_bytes());
-            place[4..].copy_from_slice(&stateid.other);
-        }
+        write_stateid(buffer, self.stateid_at, stateid);
+    }
+
+    /// Write the stateid of the file that is copied from.
+    pub fn set_source(&self, buffer: &mut [u8], stateid: &StateId) {
+        write_stateid(buffer, self.source_at, stateid);
     }
 
     /// Tell whether the call names a state.
     pub const fn has_stateid(&self) -> bool {
         self.stateid_at != 0
+    }
+}
+
+fn write_stateid(buffer: &mut [u8], at: u16, stateid: &StateId) {
+    let at = usize::from(at);
+    if let Some(place) = buffer.get_mut(at..at + 16)
+        && at != 0
+    {
+        place[..4].copy_from_slice(&stateid.seqid.to_be_bytes());
+        place[4..].copy_from_slice(&stateid.other);
     }
 }
 
@@ -390,6 +401,12 @@ impl<'a> Compound<'a> {
         call
     }
 
+    /// Give a delegation back, whose state is to be filled in.
+    #[must_use]
+    pub fn delegreturn(self) -> Self {
+        self.op_stateid(op::DELEGRETURN)
+    }
+
     /// Read.
     #[must_use]
     pub fn read(self, offset: u64, count: u32) -> Self {
@@ -564,31 +581,32 @@ impl<'a> Compound<'a> {
         call
     }
 
-    /// Copy from the remembered file, open as `source`, to the current one, whose state is to be filled in (4.2).
+    /// Copy from the remembered file to the current one, the states of both to be filled in (4.2). In one piece where it can
+    /// be, and done when it is answered.
     #[must_use]
-    pub fn copy(self, source: &StateId, from: u64, to: u64, count: u64) -> Self {
-        let mut call = self.op(op::COPY);
-        call.stateid(source);
-        call.state();
-        call.out.u64(from);
-        call.out.u64(to);
-        call.out.u64(count);
-        // In one piece where it can be, and done when it is answered; no other servers.
+    pub fn copy(self, from: u64, to: u64, count: u64) -> Self {
+        let mut call = self.between(op::COPY, from, to, count);
         call.out.bool(true);
         call.out.bool(true);
+        // No other servers.
         call.out.u32(0);
         call
     }
 
-    /// Share blocks of the remembered file, open as `source`, with the current one (4.2).
+    /// Share blocks of the remembered file with the current one, the states of both to be filled in (4.2).
     #[must_use]
-    pub fn clone_range(self, source: &StateId, from: u64, to: u64, count: u64) -> Self {
-        let mut call = self.op(op::CLONE);
-        call.stateid(source);
+    pub fn clone_range(self, from: u64, to: u64, count: u64) -> Self {
+        self.between(op::CLONE, from, to, count)
+    }
+
+    fn between(self, number: u32, from: u64, to: u64, count: u64) -> Self {
+        let mut call = self.op(number);
+        call.call.source_at = call.out.len() as u16;
+        call.stateid(&StateId::ANONYMOUS);
         call.state();
-        call.out.u64(from);
-        call.out.u64(to);
-        call.out.u64(count);
+        for word in [from, to, count] {
+            call.out.u64(word);
+        }
         call
     }
 
@@ -600,13 +618,14 @@ impl<'a> Compound<'a> {
         call
     }
 
-    /// Set an extended attribute; `option` is 0 for either, 1 for a new one, 2 for one that is there.
+    /// Set an extended attribute to `len` bytes, which follow the call; so this is the last operation. `option` is 0 for
+    /// either, 1 for a new one, 2 for one that is there.
     #[must_use]
-    pub fn setxattr(self, option: u32, name: &[u8], value: &[u8]) -> Self {
+    pub fn setxattr(self, option: u32, name: &[u8], len: u32) -> Self {
         let mut call = self.op(op::SETXATTR);
         call.out.u32(option);
         call.out.opaque(name);
-        call.out.opaque(value);
+        call.out.u32(len);
         call
     }
 
@@ -663,12 +682,14 @@ impl<'a> Compound<'a> {
         call
     }
 
-    /// Let this connection carry a session, in both directions where the server likes it.
+    /// Let this connection carry a session; with `callbacks` the backchannel, too, where the server likes it.
     #[must_use]
-    pub fn bind_conn_to_session(self, session: &SessionId) -> Self {
+    pub fn bind_conn_to_session(self, session: &SessionId, callbacks: bool) -> Self {
+        /// `CDFC4_FORE` and `CDFC4_FORE_OR_BOTH`.
+        const DIRECTION: [u32; 2] = [1, 3];
         let mut call = self.op(op::BIND_CONN_TO_SESSION);
         call.out.fixed(session);
-        call.out.u32(3);
+        call.out.u32(DIRECTION[usize::from(callbacks)]);
         call.out.bool(false);
         call
     }

@@ -5,9 +5,11 @@ use crate::wire::xdr::{Decoder, Encoder, Malformed, Result};
 
 const CB_GETATTR: u32 = 3;
 const CB_RECALL: u32 = 4;
+const CB_RECALL_ANY: u32 = 8;
 const CB_RECALL_SLOT: u32 = 10;
 const CB_SEQUENCE: u32 = 11;
 const CB_NOTIFY_LOCK: u32 = 13;
+const CB_OFFLOAD: u32 = 15;
 const CB_ILLEGAL: u32 = 10044;
 
 /// Say what the server wants.
@@ -22,8 +24,10 @@ pub enum Callback {
         /// Slot.
         slot: u32,
     },
-    /// Give a delegation back.
-    Recall(StateId),
+    /// Give the delegation of a file back.
+    Recall(StateId, Handle),
+    /// Give back some of what is held beyond this.
+    RecallAny,
     /// Use slots up to this one only.
     RecallSlot(u32),
     /// A lock that was waited for may be free.
@@ -32,9 +36,10 @@ pub enum Callback {
     Other(u32),
 }
 
-/// Read a CB_COMPOUND and write its answer, operation by operation.
+/// Read a CB_COMPOUND, operation by operation.
 pub struct Callbacks<'a> {
     input: Decoder<'a>,
+    tag: &'a [u8],
     left: u32,
 }
 
@@ -44,18 +49,46 @@ impl<'a> Callbacks<'a> {
     /// # Errors
     /// [`Malformed`].
     pub fn new(mut input: Decoder<'a>) -> Result<Self> {
-        input.opaque(MAX_OPAQUE)?;
-        input.u32()?;
-        input.u32()?;
+        let tag = input.opaque(MAX_OPAQUE)?;
+        // The minor version, and a number that sessions made useless.
+        input.skip(2)?;
         let left = input.count(64)?;
-        Ok(Self { input, left })
+        Ok(Self { input, tag, left })
+    }
+
+    /// Answer: `act` says what comes of each operation, up to the first that fails. There are `slots` of the channel.
+    ///
+    /// # Errors
+    /// [`Malformed`]; what is written until then is of no use.
+    pub fn answer(
+        mut self,
+        out: &mut Encoder<'_>,
+        slots: u32,
+        mut act: impl FnMut(&Callback) -> Status,
+    ) -> Result<()> {
+        let status_at = out.len();
+        out.u32(0);
+        out.opaque(self.tag);
+        let count_at = out.len();
+        out.u32(0);
+        let (mut count, mut status) = (0, Status::OK);
+        while status.is_ok()
+            && let Some(callback) = self.next_call()?
+        {
+            status = act(&callback);
+            callback.encode(out, status, slots);
+            count += 1;
+        }
+        out.patch(status_at, status.0);
+        out.patch(count_at, count);
+        Ok(())
     }
 
     /// Give the next operation. What is behind an unknown one cannot be read, so that is the last.
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn next_call(&mut self) -> Result<Option<Callback>> {
+    fn next_call(&mut self) -> Result<Option<Callback>> {
         let Some(left) = self.left.checked_sub(1) else {
             return Ok(None);
         };
@@ -84,8 +117,14 @@ impl<'a> Callbacks<'a> {
                     other: input.fixed()?,
                 };
                 input.skip(1)?;
-                input.opaque(MAX_HANDLE)?;
-                Callback::Recall(stateid)
+                let handle = Handle::new(input.opaque(MAX_HANDLE)?).ok_or(Malformed)?;
+                Callback::Recall(stateid, handle)
+            }
+            CB_RECALL_ANY => {
+                input.skip(1)?;
+                let words = input.count(8)?;
+                input.skip(words as usize)?;
+                Callback::RecallAny
             }
             CB_RECALL_SLOT => Callback::RecallSlot(input.u32()?),
             CB_NOTIFY_LOCK => {
@@ -103,14 +142,20 @@ impl<'a> Callbacks<'a> {
 }
 
 impl Callback {
+    /// Tell whether there is an operation of this number.
+    pub const fn is_known(number: u32) -> bool {
+        matches!(number, CB_GETATTR..=CB_OFFLOAD)
+    }
+
     /// Write the result of one operation.
-    pub fn answer(&self, out: &mut Encoder<'_>, status: Status, slots: u32) {
+    fn encode(&self, out: &mut Encoder<'_>, status: Status, slots: u32) {
         let number = match self {
             Self::Sequence { .. } => CB_SEQUENCE,
-            Self::Recall(_) => CB_RECALL,
+            Self::Recall(..) => CB_RECALL,
+            Self::RecallAny => CB_RECALL_ANY,
             Self::RecallSlot(_) => CB_RECALL_SLOT,
             Self::NotifyLock(_) => CB_NOTIFY_LOCK,
-            Self::Other(number @ CB_GETATTR..=15) => *number,
+            Self::Other(number) if Self::is_known(*number) => *number,
             Self::Other(_) => CB_ILLEGAL,
         };
         out.u32(number);
@@ -135,13 +180,19 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    #[test]
-    fn a_recall_is_read_behind_its_sequence() {
-        let words = [
-            0,
+    fn bytes(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_be_bytes()).collect()
+    }
+
+    /// A CB_COMPOUND with the tag "dpu" and so many operations, the first of which is CB_SEQUENCE number 7 of slot 0.
+    fn sequence(operations: u32) -> Vec<u32> {
+        let tag = u32::from_be_bytes(*b"dpu\0");
+        [
+            3,
+            tag,
             1,
             0,
-            2,
+            operations,
             CB_SEQUENCE,
             1,
             2,
@@ -152,28 +203,57 @@ mod tests {
             0,
             0,
             0,
-            CB_RECALL,
-            1,
-            2,
-            3,
-            4,
-            0,
-            0,
-        ];
-        let bytes: Vec<u8> = words.iter().flat_map(|w: &u32| w.to_be_bytes()).collect();
-        let mut calls = Callbacks::new(Decoder::new(&bytes)).unwrap();
-        let Some(first @ Callback::Sequence { sequence: 7, .. }) = calls.next_call().unwrap()
-        else {
-            panic!("no sequence");
-        };
-        let mut buffer = [0; 40];
+        ]
+        .to_vec()
+    }
+
+    fn answer(words: &[u32], statuses: &[Status]) -> Result<Vec<u32>> {
+        let (bytes, mut buffer) = (bytes(words), [0; 128]);
         let mut out = Encoder::new(&mut buffer);
-        first.answer(&mut out, Status::OK, 1);
-        assert_eq!(out.finish(), Some(40));
-        assert!(matches!(calls.next_call(), Ok(Some(Callback::Recall(_)))));
-        assert!(matches!(calls.next_call(), Ok(None)));
-        let mut cut = Callbacks::new(Decoder::new(&bytes[..60])).unwrap();
-        cut.next_call().unwrap();
-        assert!(cut.next_call().is_err());
+        let mut statuses = statuses.iter();
+        let calls = Callbacks::new(Decoder::new(&bytes))?;
+        calls.answer(&mut out, 1, |_| *statuses.next().unwrap())?;
+        let len = out.finish().unwrap();
+        let words = buffer[..len].chunks(4);
+        Ok(words
+            .map(|word| u32::from_be_bytes(word.try_into().unwrap()))
+            .collect())
+    }
+
+    #[test]
+    fn each_operation_is_answered_up_to_the_first_that_fails() {
+        let tag = u32::from_be_bytes(*b"dpu\0");
+        let mut words = sequence(2);
+        words.extend([CB_RECALL, 1, 2, 3, 4, 0, 0]);
+        let all = answer(&words, &[Status::OK, Status::ERR_BAD_STATEID]).unwrap();
+        let bad = Status::ERR_BAD_STATEID.0;
+        let first = [CB_SEQUENCE, 0, 1, 2, 3, 4, 7, 0, 0, 0];
+        assert_eq!(all[..4], [bad, 3, tag, 2]);
+        assert_eq!(all[4..14], first);
+        assert_eq!(all[14..], [CB_RECALL, bad]);
+        let refused = answer(&words, &[Status::ERR_BADSESSION]).unwrap();
+        let bad = Status::ERR_BADSESSION.0;
+        assert_eq!(refused, [bad, 3, tag, 1, CB_SEQUENCE, bad]);
+    }
+
+    #[test]
+    fn what_is_behind_an_unknown_operation_is_not_read() {
+        let mut words = sequence(3);
+        words.extend([99, 5, 5]);
+        let all = answer(&words, &[Status::OK, Status::ERR_OP_ILLEGAL]).unwrap();
+        assert_eq!(all[14..], [CB_ILLEGAL, Status::ERR_OP_ILLEGAL.0]);
+        let mut words = sequence(2);
+        words.extend([CB_RECALL_ANY, 0, 1, 0xf]);
+        let all = answer(&words, &[Status::OK; 2]).unwrap();
+        assert_eq!(all[14..], [CB_RECALL_ANY, 0]);
+    }
+
+    #[test]
+    fn what_is_cut_is_malformed() {
+        let mut words = sequence(2);
+        words.extend([CB_RECALL, 1, 2, 3, 4, 0, 0]);
+        for len in 1..words.len() {
+            assert!(answer(&words[..len], &[Status::OK; 2]).is_err(), "{len}");
+        }
     }
 }

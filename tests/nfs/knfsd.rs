@@ -1,0 +1,115 @@
+//! The kernel's own NFS server, in a guest of User-Mode Linux: it has what ganesha lacks, as extended attributes, COPY and
+//! CLONE, and a backchannel that is used.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use dpfs::backend::nfs::served::{self, Config};
+use tempfile::TempDir;
+
+use crate::host::{Mounted, config, core};
+use crate::relay::Relay;
+
+/// Run a server until dropped.
+pub struct Knfsd {
+    guest: Child,
+    interface: String,
+    pub address: SocketAddr,
+    folder: TempDir,
+}
+
+/// Run a program; tell whether it did well.
+fn run(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    let ran = command.args(arguments).stderr(Stdio::null()).status();
+    ran.is_ok_and(|status| status.success())
+}
+
+impl Knfsd {
+    /// Start one, with an empty export on btrfs. `None`, having said so, where the machine gives no network interface.
+    pub fn start() -> Option<Self> {
+        static COUNT: AtomicU8 = AtomicU8::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let pid = std::process::id();
+        let interface = format!("dpfs{pid}-{count}");
+        // A network of 30 bits: this machine, and the guest behind it.
+        let near = Ipv4Addr::new(10, 213, pid as u8, 4 * count + 1);
+        let far = Ipv4Addr::new(10, 213, pid as u8, 4 * count + 2);
+        let made = run("ip", &["tuntap", "add", &interface, "mode", "tap"]);
+        if !made {
+            println!("not run: this machine gives no network interface (ip tuntap add)");
+            return None;
+        }
+        let folder = TempDir::new().unwrap();
+        let disk = folder.path().join("disk");
+        let file = std::fs::File::create(&disk).unwrap();
+        file.set_len(1 << 30).unwrap();
+        let disk = disk.to_str().unwrap();
+        assert!(run("mkfs.btrfs", &["--quiet", disk]), "btrfs-progs");
+        let network = format!("{near}/30");
+        assert!(run("ip", &["address", "add", &network, "dev", &interface]));
+        assert!(run("ip", &["link", "set", &interface, "up"]));
+        let console = std::fs::File::create(folder.path().join("console")).unwrap();
+        let rig = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/boot");
+        let guest = Command::new(rig)
+            .args(["--uml", "6.12", "--timeout", "600", "--job", "nfsd"])
+            .args(["--arg", &format!("address={far}"), "--arg", "disk=yes"])
+            .args(["--uml-arg", &format!("ubd0={disk}")])
+            .args([
+                "--uml-arg",
+                &format!("vec0:transport=tap,ifname={interface},depth=128,gro=1"),
+            ])
+            .stdout(console.try_clone().unwrap())
+            .stderr(console)
+            .spawn()
+            .unwrap();
+        let mut server = Self {
+            guest,
+            interface,
+            address: (far, 2049).into(),
+            folder,
+        };
+        server.wait();
+        Some(server)
+    }
+
+    fn console(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("console")).unwrap_or_default()
+    }
+
+    fn wait(&mut self) {
+        let end = Instant::now() + Duration::from_secs(120);
+        while !self.console().contains("NFSD-READY") {
+            let ended = self.guest.try_wait().unwrap().is_some();
+            assert!(!ended && Instant::now() < end, "{}", self.console());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(TcpStream::connect(self.address).is_ok());
+    }
+
+    /// Mount its export as one more client.
+    pub fn mount(&self, name: &str, change: impl FnOnce(&mut Config)) -> Mounted {
+        let relay = Relay::to(self.address);
+        let mut config = config(relay.port);
+        config.export = "/".into();
+        config.device = name.into();
+        change(&mut config);
+        let volume = served::open(&config).unwrap();
+        Mounted {
+            host: core(volume),
+            volume,
+            relay,
+        }
+    }
+}
+
+impl Drop for Knfsd {
+    fn drop(&mut self) {
+        // The rig ends its guest.
+        run("kill", &["-TERM", &self.guest.id().to_string()]);
+        let _ = self.guest.wait();
+        run("ip", &["link", "delete", &self.interface]);
+    }
+}
