@@ -1,5 +1,6 @@
 //! A host of an export.
 
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
 use dpfs::backend::nfs::served::{self, Config};
@@ -98,23 +99,27 @@ impl Host {
     /// Mount the export of a server of this manner, as the changed configuration says.
     pub fn with(manner: Manner, change: impl FnOnce(&mut Config)) -> Self {
         let server = Ganesha::start(manner);
-        let relay = Relay::to(([127, 0, 0, 1], server.port).into());
+        let mounted = Mounted::new(([127, 0, 0, 1], server.port).into(), change);
+        Self { mounted, server }
+    }
+}
+
+impl Mounted {
+    /// Mount a server's export by a relay, as the changed configuration says.
+    pub fn new(server: SocketAddr, change: impl FnOnce(&mut Config)) -> Self {
+        let relay = Relay::to(server);
         let mut config = config(relay.port);
         change(&mut config);
         let volume = served::open(&config).unwrap();
         let mut host = core(volume);
         // The session stands before anything is counted.
         host.getattr(ROOT, None).unwrap();
-        let mounted = Mounted {
+        Self {
             host,
             volume,
             relay,
-        };
-        Self { mounted, server }
+        }
     }
-}
-
-impl Mounted {
     /// Run rounds for a while.
     pub fn idle(&mut self, milliseconds: u64) {
         let end = std::time::Instant::now() + std::time::Duration::from_millis(milliseconds);

@@ -4,13 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use dpfs::backend::nfs::served::Config;
 use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::Opcode;
 use dpfs::wire::nfs4::op;
 
 use crate::host::*;
 use crate::knfsd::Knfsd;
-use crate::locks::{lock_and_wait, opened};
+use crate::locks::opened;
+
+/// Mount the server's export as one more client.
+fn mount(server: &Knfsd, name: &str, change: impl FnOnce(&mut Config)) -> Mounted {
+    Mounted::new(server.address, |config| {
+        config.export = "/".into();
+        config.device = name.into();
+        change(config);
+    })
+}
 
 const XATTR_CREATE: u32 = 1;
 const XATTR_REPLACE: u32 = 2;
@@ -28,8 +38,8 @@ fn count(mounted: &Mounted, wanted: u32) -> Arc<AtomicU32> {
     let count = Arc::clone(&counted);
     mounted.relay.change(Some(Box::new(move |answer| {
         let end: Vec<u8> = [wanted, 0].into_iter().flat_map(u32::to_be_bytes).collect();
-        // What CLONE returns is its status alone, COPY 36 bytes more.
-        for len in [0, 36] {
+        // What CLONE returns is its status alone, COPY 32 bytes more.
+        for len in [0, 32] {
             let at = answer.len().saturating_sub(8 + len);
             if answer[at..].starts_with(&end) {
                 count.fetch_add(1, Ordering::SeqCst);
@@ -41,10 +51,15 @@ fn count(mounted: &Mounted, wanted: u32) -> Arc<AtomicU32> {
 
 #[test]
 fn extended_attributes_are_the_servers() {
-    let Some(server) = Knfsd::start() else { return };
-    let (mut host, mut other) = (server.mount("a", |_| ()), server.mount("b", |_| ()));
-    let node = host.file(ROOT, "f", b"content").nodeid;
-    let its = other.lookup(ROOT, "f").unwrap().nodeid;
+    let Some(server) = Knfsd::shared() else {
+        return;
+    };
+    let (mut host, mut other) = (
+        mount(&server, "xattr-a", |_| ()),
+        mount(&server, "xattr-b", |_| ()),
+    );
+    let node = host.file(ROOT, "xattr", b"content").nodeid;
+    let its = other.lookup(ROOT, "xattr").unwrap().nodeid;
     for len in [0, 1, 5, 4096, 16_000] {
         let value = pattern(len);
         let name = format!("user.{len}");
@@ -101,25 +116,21 @@ fn extended_attributes_are_the_servers() {
     host.relay.lose_next_answer();
     assert_eq!(host.removexattr(node, "user.once"), Ok(()));
     assert!(host.relay.lost());
-    // More names than one answer has.
-    let dir = host.mkdir(ROOT, "d", 0o755).unwrap().nodeid;
+    // As many names as a file of Linux has.
+    let dir = host.mkdir(ROOT, "xattrs", 0o755).unwrap().nodeid;
     let names: Vec<_> = (0..100).map(|at| format!("user.{at:0>200}")).collect();
     for name in &names {
         host.setxattr(dir, name, b"x", 0).unwrap();
     }
+    let len = names.len() * 206;
     let (calls, listed) = host.calls_of(|host| host.listxattr(dir, 1 << 16).unwrap());
-    assert_eq!(listed.len(), 100 * 206);
     assert!(calls > 1, "{calls}");
-    let listed = list(&listed);
-    assert!(
-        listed
-            .iter()
-            .map(Vec::as_slice)
-            .eq(names.iter().map(String::as_bytes))
-    );
+    assert_eq!(listed.len(), len);
+    let (listed, expected) = (list(&listed), names.iter().map(String::as_bytes));
+    assert!(listed.iter().map(Vec::as_slice).eq(expected));
     let out = host.listxattr(dir, 0).unwrap();
-    assert_eq!(out[..4], (100_u32 * 206).to_le_bytes());
-    assert_eq!(host.listxattr(dir, 100 * 206 - 1), Err(Errno::ERANGE));
+    assert_eq!(out[..4], (len as u32).to_le_bytes());
+    assert_eq!(host.listxattr(dir, len as u32 - 1), Err(Errno::ERANGE));
 }
 
 #[test]
@@ -143,8 +154,10 @@ fn what_a_server_does_not_have_the_host_asks_for_once() {
 
 #[test]
 fn content_is_copied_at_the_server() {
-    let Some(server) = Knfsd::start() else { return };
-    let mut host = server.mount("a", |_| ());
+    let Some(server) = Knfsd::shared() else {
+        return;
+    };
+    let mut host = mount(&server, "copy-a", |_| ());
     let data = pattern(3_000_001);
     let source = host.file(ROOT, "source", b"").nodeid;
     let from = host.open(source, O_RDWR).unwrap();
@@ -198,35 +211,37 @@ fn content_is_copied_at_the_server() {
 
 #[test]
 fn the_server_says_when_a_lock_is_free() {
-    let Some(server) = Knfsd::start() else { return };
-    let (mut host, mut other) = (server.mount("a", |_| ()), server.mount("b", |_| ()));
-    host.file(ROOT, "f", b"content");
-    let (file, its) = (opened(&mut host, "f"), opened(&mut other, "f"));
+    let Some(server) = Knfsd::shared() else {
+        return;
+    };
+    let (mut host, mut other) = (
+        mount(&server, "notify-a", |_| ()),
+        mount(&server, "notify-b", |_| ()),
+    );
+    host.file(ROOT, "notify", b"content");
+    let (file, its) = (opened(&mut host, "notify"), opened(&mut other, "notify"));
     // Asked for again and again, a lock is a second late by now. One that comes sooner came because the server called. A
     // machine that is busy elsewhere may take as long, but not each time.
     let quick = (0..5).any(|_| {
-        other.flock(its.0, its.1, F_WRLCK).unwrap();
-        let ticket = lock_and_wait(&mut host, file, 7, true);
+        let setlk = |host: &mut Mounted, (node, fh): (u64, u64), kind: u32, at: u64| {
+            assert_eq!(host.setlk(node, fh, 7, lock(kind, at, at)), Ok(()));
+        };
+        setlk(&mut other, its, F_WRLCK, 0);
+        setlk(&mut host, file, F_WRLCK, 100);
+        let lk = lock(F_WRLCK, 0, 0);
+        let message = host.lock_message(Opcode::SETLKW, file.0, file.1, 7, lk, false);
+        let ticket = host.bed.send(&message);
         host.idle(3000);
         let asked = host.relay.calls();
         while host.relay.calls() == asked {
             host.bed.round();
         }
         let (before, freed) = (host.relay.calls_of_server(), Instant::now());
-        other.flock(its.0, its.1, F_UNLCK).unwrap();
+        setlk(&mut other, its, F_UNLCK, 0);
         assert_eq!(host.finish(ticket), Ok(()));
         let took = freed.elapsed();
         assert!(host.relay.calls_of_server() > before);
-        let message = host.lock_message(
-            Opcode::SETLK,
-            file.0,
-            file.1,
-            7,
-            lock(F_UNLCK, 0, i64::MAX as u64),
-            true,
-        );
-        let ticket = host.bed.send(&message);
-        assert_eq!(host.finish(ticket), Ok(()));
+        setlk(&mut host, file, F_UNLCK, 0);
         took < Duration::from_millis(500)
     });
     assert!(quick);
@@ -234,10 +249,12 @@ fn the_server_says_when_a_lock_is_free() {
 
 #[test]
 fn everyday_work_is_done_on_it_by_both_minor_versions() {
-    let Some(server) = Knfsd::start() else { return };
+    let Some(server) = Knfsd::shared() else {
+        return;
+    };
     for minor in [1, 2] {
-        let mut host = server.mount("a", |config| config.minor = Some(minor));
-        let mut other = server.mount("b", |config| config.minor = Some(minor));
+        let mut host = mount(&server, "everyday-a", |config| config.minor = Some(minor));
+        let mut other = mount(&server, "everyday-b", |config| config.minor = Some(minor));
         let name = format!("d{minor}");
         let dir = host.mkdir(ROOT, &name, 0o755).unwrap().nodeid;
         for at in 0..500 {

@@ -1,8 +1,8 @@
 //! Locks of the host, held at the server: so they stand against those of all its clients.
 //!
 //! A holder's calls go one after another, so that what is noted here is what the server has. Which call it is, is
-//! written when it is sent: an owner's first lock opens the file and locks in one compound, its last unlock closes it
-//! in the same one. A lock that must wait is asked for again, after a while that grows, or when something was unlocked.
+//! written when it is sent: an owner's first lock opens the file and locks in one compound, where the server's LOCK takes
+//! the open of the same compound (Linux' server does not), its last unlock closes it in the same one. A lock that must wait is asked for again, after a while that grows, or when something was unlocked.
 
 use core::sync::atomic::Ordering;
 
@@ -40,6 +40,8 @@ pub struct LockCall {
     claimed: Option<TaskId>,
     /// The compound has an OPEN first.
     opens: bool,
+    /// It has nothing else: the lock comes after that.
+    only_opens: bool,
     /// The compound unlocks all, and has a CLOSE last.
     closes: bool,
     /// Life of our state at the server in which it was sent.
@@ -181,6 +183,7 @@ impl Nfs {
             wait: request.wait,
             claimed: None,
             opens: false,
+            only_opens: false,
             closes: false,
             life: 0,
             met: 0,
@@ -294,8 +297,10 @@ impl Nfs {
         drop(locks);
         let access = holder.access | opened.0;
         call.opens = !unlocks && (holder.open.is_none() || access != holder.access);
+        call.only_opens = call.opens && !volume.locks_at_once.load(Ordering::Relaxed);
         call.closes = closes;
         let (opens, wait) = (call.opens, call.wait);
+        let only_opens = call.only_opens;
         let with = match holder.open {
             Some(open) if closes => With::This(open),
             _ => With::Nothing,
@@ -319,6 +324,9 @@ impl Nfs {
                 let mut call = call.sequence(true).putfh(&holder.handle);
                 if opens {
                     call = open_for(call, &holder, access, &OpenClaim::Current);
+                }
+                if only_opens {
+                    return call;
                 }
                 let open = match holder.open {
                     Some(open) if !opens => open.newest(),
@@ -346,7 +354,7 @@ impl Nfs {
             return Ok(());
         };
         let (lock, opener, access) = (call.lock, file.owner, file.access);
-        let (opens, closes) = (call.opens, call.closes);
+        let (opens, only_opens, closes) = (call.opens, call.only_opens, call.closes);
         let Some(at) = call.claimed else {
             return Ok(());
         };
@@ -369,6 +377,10 @@ impl Nfs {
                 holder.notifies = open.notifies;
             }
         }
+        if only_opens {
+            self.make_ready(handle);
+            return Ok(());
+        }
         let unlocks = lock.kind == LockKind::Unlock;
         let outcome = if unlocks {
             ok(results.locku())
@@ -379,6 +391,11 @@ impl Nfs {
             Ok(state) => state,
             Err(Trouble::Status(Status::ERR_DENIED)) if !unlocks => {
                 self.wait_for_lock(handle);
+                return Ok(());
+            }
+            Err(Trouble::Status(Status::ERR_BAD_STATEID)) if opens => {
+                volume.locks_at_once.store(false, Ordering::Relaxed);
+                self.make_ready(handle);
                 return Ok(());
             }
             Err(trouble) => return Err(trouble),

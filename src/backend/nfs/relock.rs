@@ -8,7 +8,6 @@ use crate::wire::nfs4::{Class, Compound, OpenClaim, Results, op};
 use crate::wire::rpc::Credentials;
 
 use super::answer::{Trouble, ok};
-use super::client::CURRENT;
 use super::instance::Nfs;
 use super::lock_table::{Holder, Range};
 use super::locks::{kind, open_for};
@@ -26,29 +25,32 @@ impl Relock {
         self.holder.user
     }
 
-    /// Write the call: with the holder's open, when that is not reclaimed yet.
+    /// Write the call: the holder's open comes first, in a call of its own, since not every server lets LOCK name the open of
+    /// the same compound.
     pub fn call<'a>(&self, call: Compound<'a>) -> Compound<'a> {
         let Self { holder, range, .. } = self;
-        let mut call = call.sequence(true).putfh(&holder.handle);
-        if holder.open.is_none() {
-            call = open_for(call, holder, holder.access, &OpenClaim::Previous);
-        }
+        let call = call.sequence(true).putfh(&holder.handle);
+        let Some(open) = holder.open else {
+            return open_for(call, holder, holder.access, &OpenClaim::Previous);
+        };
         let bytes = Range::on_wire(range.start, range.end);
         let kind = kind(range.write, false);
         match holder.lock {
             Some(lock) => call.lock_more(kind, true, bytes, &lock.newest()),
-            None => call.lock_new(kind, true, bytes, &CURRENT, holder.number),
+            None => call.lock_new(kind, true, bytes, &open.newest(), holder.number),
         }
     }
 }
 
 impl Nfs {
-    /// Give the next range that is to be asked for again.
+    /// Give the next range that is to be asked for again, or its holder's open.
     pub(super) fn next_relock(&mut self) -> Option<Relock> {
         let locks = self.volume.locks.lock();
         let (next, at, range) = locks.range_after(self.relocked)?;
         let holder = *locks.get(at)?;
-        self.relocked = next;
+        if holder.open.is_some() {
+            self.relocked = next;
+        }
         Some(Relock { at, holder, range })
     }
 
@@ -62,16 +64,15 @@ impl Nfs {
         self.slots.give(0, true);
         let done = (|| {
             ok(results.step(op::PUTFH))?;
-            let open = match ask.holder.open {
-                Some(open) => open,
-                None => ok(results.open())?.stateid,
-            };
-            Ok((open, ok(results.lock())?))
+            match ask.holder.open {
+                Some(open) => Ok((open, Some(ok(results.lock())?))),
+                None => Ok((ok(results.open())?.stateid, None)),
+            }
         })();
         match done {
             Ok((open, lock)) => {
                 if let Some(holder) = self.volume.locks.lock().get_mut(ask.at) {
-                    (holder.open, holder.lock) = (Some(open), Some(lock));
+                    (holder.open, holder.lock) = (Some(open), lock);
                 }
                 Ok(())
             }

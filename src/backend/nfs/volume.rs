@@ -173,6 +173,8 @@ pub struct NfsVolume {
     /// The server copies, and shares blocks, as far as is known.
     pub(super) copies: AtomicBool,
     pub(super) clones: AtomicBool,
+    /// LOCK takes the open that the same compound made, as far as is known.
+    pub(super) locks_at_once: AtomicBool,
     pub(super) epoch: AtomicU32,
     /// Cores that have not taken leave of the server.
     pub(super) cores: AtomicU32,
@@ -222,6 +224,7 @@ impl NfsVolume {
             unlocked: AtomicU64::new(0),
             copies: AtomicBool::new(true),
             clones: AtomicBool::new(true),
+            locks_at_once: AtomicBool::new(true),
             epoch: AtomicU32::new(0),
             cores: AtomicU32::new(0),
             client_name,

@@ -8,7 +8,7 @@ use core::ffi::CStr;
 use crate::fuse::{NodeId, Reply, Request, XattrValue};
 use crate::mem::Handle as TaskId;
 use crate::wire::errno::Errno;
-use crate::wire::nfs4::{Compound, Handle, Results, op};
+use crate::wire::nfs4::{Handle, Results, op};
 use crate::wire::xdr::Malformed;
 
 use super::answer::{Trouble, ok};
@@ -30,10 +30,6 @@ fn server_name(name: &CStr) -> Result<&[u8], Errno> {
         Some(rest) => Ok(rest),
         None => Err(Errno::EOPNOTSUPP),
     }
-}
-
-fn list_call<'a>(call: Compound<'a>, file: &Handle, cookie: u64) -> Compound<'a> {
-    call.sequence(false).putfh(file).listxattrs(cookie, LISTING)
 }
 
 impl Nfs {
@@ -106,12 +102,19 @@ impl Nfs {
         };
         let user = self.caller(&rq.caller, None);
         let op = Op::Listxattr { reply, at: 0 };
-        let begun = self.start(op, user, None, With::Nothing, |call| {
-            list_call(call, &file, 0)
-        });
-        if let Some(task) = begun {
+        if let Some(task) = self.start(op, user, None, With::Nothing, |call| call) {
             self.args[task.index as usize].handles[0] = file;
+            self.build_list(task, 0);
         }
+    }
+
+    fn build_list(&mut self, handle: TaskId, cookie: u64) -> bool {
+        let file = self.args[handle.index as usize].handles[0];
+        self.build(handle, With::Nothing, 0, |call| {
+            call.sequence(false)
+                .putfh(&file)
+                .listxattrs(cookie, LISTING)
+        })
     }
 
     pub(super) fn begin_removexattr(
@@ -189,8 +192,9 @@ impl Nfs {
                 reply.filled(at);
             }
         } else if progress {
-            let file = self.args[handle.index as usize].handles[0];
-            self.build_again(handle, With::Nothing, |call| list_call(call, &file, cookie));
+            if self.build_list(handle, cookie) {
+                self.make_ready(handle);
+            }
         } else {
             return Err(Trouble::from(Malformed));
         }
