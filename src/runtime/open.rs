@@ -111,6 +111,8 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
             server_locks: nfs.server_locks,
             uncommitted: nfs.uncommitted as usize,
         },
+        owners: nfs.owners.clone(),
+        groups: nfs.groups.clone(),
         limits: (device.limits.nodes, device.limits.open_files),
         device: format!("{} {:?}", device.tag, device.hal),
     })

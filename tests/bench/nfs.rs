@@ -46,6 +46,8 @@ fn config(port: u16) -> Config {
             server_locks: true,
             uncommitted: 32 << 20,
         },
+        owners: Vec::new(),
+        groups: Vec::new(),
         limits: (1 << 17, 1 << 10),
         device: "bench".into(),
     }

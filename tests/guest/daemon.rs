@@ -1,6 +1,7 @@
 //! A `dpfs` of the test's own: started with a configuration, asked for its statistics, stopped by its pid.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -101,10 +102,21 @@ impl Daemon {
 
     /// Serve the export of an NFS server; `options` are further keys.
     pub fn nfs(server: &Ganesha, queues: u32, options: &str) -> Self {
+        let address = ([127, 0, 0, 1], server.port).into();
+        Self::export(
+            address,
+            queues,
+            &format!(", export = \"{EXPORT}\"{options}"),
+        )
+    }
+
+    /// Serve an NFS server's root, or what `options` say.
+    pub fn export(server: SocketAddr, queues: u32, options: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let backend = format!(
-            "{{ kind = \"nfs\", server = \"127.0.0.1\", port = {}, export = \"{EXPORT}\"{options} }}",
-            server.port
+            "{{ kind = \"nfs\", server = \"{}\", port = {}{options} }}",
+            server.ip(),
+            server.port()
         );
         Self::start(folder, queues, &backend, "{}")
     }

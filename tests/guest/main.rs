@@ -6,6 +6,9 @@ mod boot;
 #[path = "../valkey/cluster.rs"]
 mod cluster;
 mod daemon;
+#[expect(dead_code, reason = "the backend's own tests share one")]
+#[path = "../nfs/knfsd.rs"]
+mod knfsd;
 #[path = "../nfs/server.rs"]
 mod nfs;
 mod nfs_two;
@@ -20,6 +23,7 @@ use std::time::Duration;
 
 use boot::{Guest, end, turn};
 use daemon::{Daemon, wait_for};
+use knfsd::Knfsd;
 use nfs::{Ganesha, Manner};
 
 /// Two CPUs and two request queues; needs no KVM.
@@ -151,6 +155,16 @@ fn an_export_of_an_nfs_server_works() {
     // The server reads a link itself, and notes the time of that.
     let without = ["xattr=no", "expect=utimensat::follow_symlink"];
     works_on(UML, Daemon::nfs(&server, 1, ""), &without);
+}
+
+#[test]
+fn an_export_of_the_kernels_nfs_server_works() {
+    let _turn = turn();
+    let Some(server) = Knfsd::start() else { return };
+    let daemon = Daemon::export(server.address, 1, ", export = \"/\"");
+    works_on(UML, daemon, &[]);
+    let daemon = Daemon::export(server.address, 1, ", export = \"/\"");
+    developers_work(daemon);
 }
 
 #[test]

@@ -71,6 +71,8 @@ pub fn config(port: u16) -> Config {
             server_locks: true,
             uncommitted: 8 << 20,
         },
+        owners: Vec::new(),
+        groups: Vec::new(),
         limits: (10_000, 1000),
         device: "test".into(),
     }

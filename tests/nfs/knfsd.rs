@@ -42,8 +42,8 @@ impl Knfsd {
         Some(server)
     }
 
-    /// Start one, with an empty export on btrfs. `None`, having said so, where the machine gives no network interface.
-    fn start() -> Option<Self> {
+    /// Start one, with an empty export on XFS. `None`, having said so, where the machine gives no network interface.
+    pub fn start() -> Option<Self> {
         static COUNT: AtomicU8 = AtomicU8::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
@@ -61,7 +61,7 @@ impl Knfsd {
         let file = std::fs::File::create(&disk).unwrap();
         file.set_len(1 << 30).unwrap();
         let disk = disk.to_str().unwrap();
-        assert!(run("mkfs.btrfs", &["--quiet", disk]), "btrfs-progs");
+        assert!(run("mkfs.xfs", &["-q", disk]), "xfsprogs");
         let network = format!("{near}/30");
         assert!(run("ip", &["address", "add", &network, "dev", &interface]));
         assert!(run("ip", &["link", "set", &interface, "up"]));

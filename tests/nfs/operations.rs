@@ -526,3 +526,36 @@ fn an_export_that_is_not_there_is_named() {
     config.minor = Some(1);
     assert!(served::open(&config).is_ok());
 }
+
+#[test]
+fn names_of_owners_have_the_numbers_of_the_table() {
+    let manner = Manner {
+        names: Some("a.org"),
+        ..Manner::default()
+    };
+    let mut host = Host::with(manner, |config| {
+        config.owners = vec![("daemon@a.org".into(), 4001)];
+        config.groups = vec![("bin".into(), 4002)];
+    });
+    let node = host.file(ROOT, "f", b"content").nodeid;
+    let mut owned = |uid: u32, gid: u32| {
+        let change = SetattrIn {
+            valid: (SetattrValid::UID | SetattrValid::GID).bits(),
+            uid,
+            gid,
+            ..SetattrIn::default()
+        };
+        let attr = host.setattr(node, &change).unwrap();
+        let meta = fs::metadata(host.server.path("f")).unwrap();
+        ((attr.uid, attr.gid), (meta.uid(), meta.gid()))
+    };
+    // Debian's daemon is 1, its group bin 2.
+    assert_eq!(owned(4001, 4002), ((4001, 4002), (1, 2)));
+    // Whom neither has a name for.
+    assert_eq!(owned(54_321, 0), ((54_321, 0), (54_321, 0)));
+    // Whom only the server has a name for: mail.
+    fs::write(host.server.path("g"), b"").unwrap();
+    std::os::unix::fs::chown(host.server.path("g"), Some(8), Some(0)).unwrap();
+    let attr = host.lookup(ROOT, "g").unwrap().attr;
+    assert_eq!((attr.uid, attr.gid), (65_534, 0));
+}

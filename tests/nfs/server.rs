@@ -38,6 +38,8 @@ pub struct Manner {
     pub minor: u32,
     /// The export may not be changed.
     pub read_only: bool,
+    /// Owners are names of this domain, those of this machine.
+    pub names: Option<&'static str>,
 }
 
 impl Default for Manner {
@@ -47,6 +49,7 @@ impl Default for Manner {
             grace: 0,
             minor: 2,
             read_only: false,
+            names: None,
         }
     }
 }
@@ -88,6 +91,7 @@ impl Ganesha {
             grace,
             minor,
             read_only,
+            names,
         } = self.manner;
         // UseGetpwnam: otherwise it wants the id mapper's configuration, though owners are numbers.
         format!(
@@ -95,7 +99,8 @@ impl Ganesha {
                Enable_RQUOTA = false; Enable_UDP = false; mount_path_pseudo = true; fsid_device = true;
                Plugins_Dir = {home}/lib/x86_64-linux-gnu/ganesha; }}
              NFSv4 {{ Graceless = {graceless}; Lease_Lifetime = {lease}; Grace_Period = {grace}; Minor_Versions = {minors};
-               RecoveryBackend = fs_ng; RecoveryRoot = {dir}/state; Only_Numeric_Owners = true; UseGetpwnam = true; }}
+               RecoveryBackend = fs_ng; RecoveryRoot = {dir}/state; Only_Numeric_Owners = {numbers}; UseGetpwnam = true;
+               DomainName = {domain}; }}
              NFS_KRB5 {{ Active_krb5 = false; }}
              EXPORT {{ Export_Id = 1; Path = {dir}/share; Pseudo = {EXPORT}; Protocols = 4; Transports = TCP;
                Access_Type = {access}; Squash = No_Root_Squash; SecType = none, sys; PrivilegedPort = false;
@@ -103,6 +108,8 @@ impl Ganesha {
             port = self.port,
             graceless = grace == 0,
             grace = grace.max(1),
+            numbers = names.is_none(),
+            domain = names.unwrap_or("localdomain"),
             minors = if minor == 1 { "1" } else { "1, 2" },
             access = if read_only { "RO" } else { "RW" },
         )

@@ -18,6 +18,7 @@ use crate::wire::nfs4::{
 use crate::wire::open_flags::{AccessMode, OpenFlags};
 
 use super::answer::{DOTS, open_call, with_attributes};
+use super::idmap::Owner;
 use super::instance::{Nfs, free_file};
 use super::meta::{RenamePart, look_call, remove_call, rename_call};
 use super::op::{Op, Opening, Step, With};
@@ -141,28 +142,6 @@ fn time(time: SetTime) -> nfs4::SetTime {
     }
 }
 
-/// Write a number as an owner's name.
-struct OwnerName([u8; 10], usize);
-
-impl OwnerName {
-    fn new(number: u32) -> Self {
-        let mut digits = [0; 10];
-        let (mut at, mut rest) = (10, number);
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                return Self(digits, at);
-            }
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.0[self.1..]
-    }
-}
-
 /// Times that an exclusive creation leaves to be set: the server kept the verifier in them.
 const FRESH: Settable<'static> = Settable {
     size: None,
@@ -262,12 +241,14 @@ impl FileSystem for Nfs {
             Ok(fh) => fh,
             Err(error) => return reply.err(error),
         };
-        let (owner, group) = (set.uid.map(OwnerName::new), set.gid.map(OwnerName::new));
+        let settings = &self.volume.settings;
+        let owner = set.uid.map(|number| settings.owners.owner(number));
+        let group = set.gid.map(|number| settings.groups.owner(number));
         let settable = Settable {
             size: set.size,
             mode: set.mode,
-            owner: owner.as_ref().map(OwnerName::bytes),
-            group: group.as_ref().map(OwnerName::bytes),
+            owner: owner.as_ref().map(Owner::bytes),
+            group: group.as_ref().map(Owner::bytes),
             accessed: set.atime.map(time),
             modified: set.mtime.map(time),
         };
@@ -928,16 +909,5 @@ impl FileSystem for Nfs {
                 .putfh(&handle)
                 .seek(offset, whence == SEEK_HOLE)
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn owners_are_written_as_numbers() {
-        assert_eq!(OwnerName::new(0).bytes(), b"0");
-        assert_eq!(OwnerName::new(u32::MAX).bytes(), b"4294967295");
     }
 }

@@ -27,6 +27,7 @@ mod client;
 mod commit;
 mod copy;
 mod filesystem;
+mod idmap;
 mod instance;
 mod leave;
 mod link;
@@ -43,5 +44,6 @@ mod uncommitted;
 mod volume;
 mod xattr;
 
+pub use idmap::Names;
 pub use instance::Nfs;
 pub use volume::{Cache, NfsVolume, Options, Settings};

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+use super::idmap::Names;
 use super::instance::Nfs;
 use super::recovery::Mounted;
 use super::volume::{NfsVolume, Options, Settings};
@@ -36,6 +37,10 @@ pub struct Config {
     pub minor: Option<u32>,
     /// How it is used.
     pub options: Options,
+    /// Names of owners that have numbers here.
+    pub owners: Vec<(String, u32)>,
+    /// Names of groups that have.
+    pub groups: Vec<(String, u32)>,
     /// Nodes and open files, at most.
     pub limits: (u32, u32),
     /// What tells the device from all others of this machine, the same after a restart: with the machine's name, the
@@ -77,6 +82,8 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
         max_read: mounted.sizes.0.clamp(4096, LARGEST) as u32,
         max_write: mounted.sizes.1.clamp(4096, LARGEST) as u32,
         xattr: mounted.xattr,
+        owners: names(&config.owners),
+        groups: names(&config.groups),
         lease: u64::from(mounted.lease.clamp(1, 3600)) * 1_000_000_000,
         ..settings(config, server, used)
     };
@@ -91,8 +98,19 @@ fn settings(config: &Config, server: SocketAddr, minor: u32) -> Settings {
         max_write: LARGEST as u32,
         lease: 30_000_000_000,
         xattr: false,
+        owners: Names::default(),
+        groups: Names::default(),
         options: config.options,
     }
+}
+
+/// Keep names for as long as the process runs, as volumes are.
+fn names(names: &[(String, u32)]) -> Names {
+    let kept = names.iter().map(|(name, number)| {
+        let name: &'static str = Box::leak(name.clone().into_boxed_str());
+        (name, *number)
+    });
+    Names(Box::leak(kept.collect()))
 }
 
 fn random() -> u64 {

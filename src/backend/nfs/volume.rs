@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use spin::Mutex;
 
+use super::idmap::Names;
 use super::lock_table::LockTable;
 use super::uncommitted::Uncommitted;
 use crate::fuse::{Entry, Fh, NodeId, Volume};
@@ -68,6 +69,10 @@ pub struct Settings {
     pub lease: u64,
     /// The server has extended attributes.
     pub xattr: bool,
+    /// Names of owners that have numbers here.
+    pub owners: Names,
+    /// Names of groups that have.
+    pub groups: Names,
     /// How.
     pub options: Options,
 }
@@ -345,8 +350,8 @@ impl NfsVolume {
             ctimensec: found.changed.nanoseconds,
             mode: found.kind.mode() | found.mode,
             nlink: found.links,
-            uid: number_of(found.owner),
-            gid: number_of(found.group),
+            uid: self.settings.owners.number(found.owner),
+            gid: self.settings.groups.number(found.group),
             rdev: encode_dev(found.device.0, found.device.1),
             blksize: self
                 .settings
@@ -560,21 +565,6 @@ fn write_hex(place: &mut [u8], number: u64) {
     }
 }
 
-/// Who owns what has an owner that is no number here.
-const NOBODY: u32 = 65_534;
-
-/// Read an owner: a number, with or without a domain, or `root`. Anybody else is nobody.
-fn number_of(owner: &[u8]) -> u32 {
-    let name = owner.split(|byte| *byte == b'@').next().unwrap_or(&[]);
-    if name == b"root" {
-        return 0;
-    }
-    core::str::from_utf8(name)
-        .ok()
-        .and_then(|digits| digits.parse().ok())
-        .unwrap_or(NOBODY)
-}
-
 impl Volume for NfsVolume {
     fn reset(&self, epoch: u32) {
         self.epoch.store(epoch, Ordering::Release);
@@ -583,23 +573,5 @@ impl Volume for NfsVolume {
         self.unlock_all();
         self.files.reset(epoch, |file| self.dispose(&file));
         self.nodes.reset(epoch, |_| ());
-    }
-}
-
-#[cfg(all(test, feature = "std"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn owners_are_numbers() {
-        for (owner, number) in [
-            (&b"1000"[..], 1000),
-            (b"1000@example.org", 1000),
-            (b"root@localdomain", 0),
-            (b"alice", NOBODY),
-            (b"", NOBODY),
-        ] {
-            assert_eq!(number_of(owner), number);
-        }
     }
 }

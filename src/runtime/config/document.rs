@@ -59,6 +59,23 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Get all keys with their values.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, Field<'a>)> {
+        self.table.iter().map(|(key, value)| {
+            let name: &str = key.get_ref();
+            let key = format!("{}{name}", self.prefix);
+            let problems = self.problems;
+            (
+                name,
+                Field {
+                    problems,
+                    key,
+                    value,
+                },
+            )
+        })
+    }
+
     /// Get a value that must be there; `allowed` says what it should be.
     pub fn need(&self, key: &str, allowed: &str) -> Option<Field<'a>> {
         let field = self.get(key);

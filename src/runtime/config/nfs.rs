@@ -1,6 +1,7 @@
 //! The `nfs` backend of a `[[device]]` table.
 
 use std::string::{String, ToString};
+use std::vec::Vec;
 
 use super::Cache;
 use super::daemon::or;
@@ -37,6 +38,10 @@ pub struct Nfs {
     pub uncommitted: u64,
     /// Locks are held at the server, against all its clients, rather than by the host's kernel alone. Default: true.
     pub server_locks: bool,
+    /// Numbers of owners that the server has names for. Default: none.
+    pub owners: Vec<(String, u32)>,
+    /// Numbers of groups, likewise. Default: none.
+    pub groups: Vec<(String, u32)>,
     /// Tell the server nothing of who asks (AUTH_NONE). Default: false.
     pub anonymous: bool,
 }
@@ -56,6 +61,9 @@ const FLAVORS: [(&str, bool); 2] = [("sys", false), ("none", true)];
 
 /// Longest name of a host (RFC 1035, section 2.3.4).
 const HOST: usize = 253;
+
+/// Longest name of an owner.
+const NAME: usize = 255;
 
 /// Longest path of an export.
 const EXPORT: usize = 1023;
@@ -82,6 +90,8 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         "write",
         "uncommitted",
         "locks",
+        "owners",
+        "groups",
     ]);
     // Each is read before any `?`, so that one problem does not hide the next.
     let allowed = format!("a name or an address of at most {HOST} bytes");
@@ -126,6 +136,8 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         Some(true) => field.refuse("nothing with write = \"stable\""),
         _ => field.size(UNCOMMITTED.0..=UNCOMMITTED.1),
     });
+    let names = |key| or(section.get(key), Vec::new(), names);
+    let (owners, groups) = (names("owners"), names("groups"));
     let (reserved_port, read_only) = (flag("reserved_port"), flag("read_only"));
     Some(Nfs {
         server: server?,
@@ -141,12 +153,31 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         read_only: read_only?,
         anonymous: anonymous?,
         server_locks: server_locks?,
+        owners: owners?,
+        groups: groups?,
         uncommitted: match (stable?, uncommitted) {
             (true, _) => 0,
             (false, None) => 32 << 20,
             (false, Some(bytes)) => bytes?,
         },
     })
+}
+
+/// Read names and their numbers.
+fn names(field: &Field) -> Option<Vec<(String, u32)>> {
+    let allowed = format!("a table of names, of at most {NAME} bytes, and numbers");
+    let section = field.section(&allowed)?;
+    let mut names = Vec::new();
+    for (name, field) in section.entries() {
+        if !(1..=NAME).contains(&name.len()) {
+            return field.refuse(&allowed);
+        }
+        names.push((
+            name.to_string(),
+            field.count(0..=u64::from(u32::MAX - 1))? as u32,
+        ));
+    }
+    Some(names)
 }
 
 #[cfg(test)]
@@ -185,6 +216,11 @@ mod tests {
         assert!(nfs.anonymous && nfs.server_locks);
         let nfs = parse("server = \"a\", export = \"/\", locks = \"host\"").unwrap();
         assert!(!nfs.server_locks);
+        let nfs = parse(
+            "server = \"a\", export = \"/\", owners = { \"alice@a.org\" = 1000, bob = 1001 }, groups = {}",
+        );
+        let owners = [("alice@a.org".to_string(), 1000), ("bob".to_string(), 1001)];
+        assert_eq!(nfs.unwrap().owners, owners);
     }
 
     #[test]
