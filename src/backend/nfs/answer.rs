@@ -11,6 +11,7 @@ use crate::wire::nfs4::{
 };
 use crate::wire::xdr::{Malformed, Result as Decoded};
 
+use super::halfway::opened;
 use super::instance::{Nfs, free_file};
 use super::meta::{RenamePart, remove_call, rename_call};
 use super::op::{Op, Opening, Stage, Step, With};
@@ -135,13 +136,24 @@ impl Nfs {
                 }
             }
             Op::Make { regular, .. } => {
+                let (regular, user) = (*regular, task.user);
                 putfh(&mut results)?;
-                if *regular {
-                    ok(results.open())?;
+                let open = if regular {
+                    Some(ok(results.open())?.stateid)
                 } else {
                     ok(results.create())?;
+                    None
+                };
+                let made = ok(results.getfh());
+                let rest = made.and_then(|made| Ok((made, ok(results.getattr())?)));
+                // What is left of the compound is a CLOSE.
+                if let (Some(open), Ok(made), false) = (open, made, results.status().is_ok()) {
+                    volume.leave(Leftover::Open(made, open, user));
                 }
-                let (found, attr) = found(&mut results)?;
+                let (found, attr) = match rest {
+                    Ok(rest) => rest,
+                    Err(trouble) => return self.half_made(handle, trouble),
+                };
                 if let Op::Make { reply, .. } = self.finish(handle) {
                     self.answer_entry(reply, found, &attr);
                 }
@@ -151,8 +163,11 @@ impl Nfs {
                 ok(results.step(op::SAVEFH))?;
                 putfh(&mut results)?;
                 ok(results.link())?;
-                ok(results.step(op::RESTOREFH))?;
-                let (found, attr) = found(&mut results)?;
+                let linked = ok(results.step(op::RESTOREFH)).and_then(|()| found(&mut results));
+                let (found, attr) = match linked {
+                    Ok(linked) => linked,
+                    Err(trouble) => return self.half_made(handle, trouble),
+                };
                 if let Op::Link(reply) = self.finish(handle) {
                     self.answer_entry(reply, found, &attr);
                 }
@@ -304,61 +319,43 @@ impl Nfs {
                 }
             }
             Op::Open(_, opening) => {
-                let opening = *opening;
-                putfh(&mut results)?;
-                let open = ok(results.open())?;
-                let rest = ok(results.getattr());
-                let user = task.user;
-                let attr = match rest {
+                let (mut opening, user) = (*opening, task.user);
+                let attr = match opened(&mut results, &mut opening, false) {
                     Ok(attr) => attr,
-                    Err(trouble) => {
-                        volume.leave(Leftover::Open(opening.handle, open.stateid, user));
-                        return Err(trouble);
-                    }
+                    Err(trouble) => return self.half_open(handle, opening, trouble),
                 };
+                let stateid = opening.state.unwrap_or_default();
                 if let Op::Open(reply, _) = self.finish(handle) {
                     let file = free_file(&opening, opening.node, opening.handle, user);
-                    file.state.lock().stateid = open.stateid;
+                    file.state.lock().stateid = stateid;
                     match volume.enter(file, attr.change, reply.epoch()) {
                         Ok((fh, flags)) => reply.ok(Opened { fh, flags }),
                         Err((errno, file)) => {
-                            volume.leave(Leftover::Open(file.handle, open.stateid, user));
+                            volume.leave(Leftover::Open(file.handle, stateid, user));
                             reply.err(errno);
                         }
                     }
                 }
             }
             Op::Create(_, opening) => {
-                let opening = *opening;
-                let user = task.user;
-                putfh(&mut results)?;
-                let open = ok(results.open())?;
-                let made = ok(results.getfh())?;
-                let rest = (|| {
-                    if opening.sets {
-                        ok(results.setattr())?;
-                    }
-                    ok(results.getattr())
-                })();
-                let attr = match rest {
+                let (mut opening, user) = (*opening, task.user);
+                let attr = match opened(&mut results, &mut opening, true) {
                     Ok(attr) => attr,
-                    Err(trouble) => {
-                        volume.leave(Leftover::Open(made, open.stateid, user));
-                        return Err(trouble);
-                    }
+                    Err(trouble) => return self.half_open(handle, opening, trouble),
                 };
+                let (made, stateid) = (opening.handle, opening.state.unwrap_or_default());
                 if let Op::Create(reply, _) = self.finish(handle) {
                     let epoch = reply.epoch();
                     let entry = match volume.entry(made, &attr, epoch) {
                         Ok(entry) => entry,
                         Err(errno) => {
-                            volume.leave(Leftover::Open(made, open.stateid, user));
+                            volume.leave(Leftover::Open(made, stateid, user));
                             reply.err(errno);
                             return Ok(());
                         }
                     };
                     let file = free_file(&opening, entry.node.0, made, user);
-                    file.state.lock().stateid = open.stateid;
+                    file.state.lock().stateid = stateid;
                     match volume.enter(file, attr.change, epoch) {
                         Ok((fh, flags)) => reply.ok(Created {
                             entry,
@@ -366,7 +363,7 @@ impl Nfs {
                         }),
                         Err((errno, _)) => {
                             volume.nodes.forget(entry.node.0, 1);
-                            volume.leave(Leftover::Open(made, open.stateid, user));
+                            volume.leave(Leftover::Open(made, stateid, user));
                             reply.err(errno);
                         }
                     }
@@ -379,10 +376,12 @@ impl Nfs {
                     let verifier = ok(results.commit())?;
                     self.committed(handle, &verifier);
                 }
+                put_off(&results)?;
                 // A server that forgot the open has closed it.
                 self.released(handle);
             }
             Op::Close | Op::Sweep => {
+                put_off(&results)?;
                 self.finish(handle);
             }
             Op::Reopen => {
@@ -709,6 +708,16 @@ pub(super) fn open_call<'a>(call: Compound<'a>, opening: &Opening) -> Compound<'
         &crate::wire::nfs4::Created::No,
         &OpenClaim::Current,
     )
+}
+
+/// Tell whether the server put the rest of a compound off, whatever else it may say of it.
+fn put_off(results: &Results<'_>) -> Result<(), Trouble> {
+    let trouble = Trouble::Status(results.status());
+    if trouble.is_later() {
+        Err(trouble)
+    } else {
+        Ok(())
+    }
 }
 
 fn putfh(results: &mut Results<'_>) -> Result<(), Trouble> {

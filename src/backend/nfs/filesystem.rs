@@ -40,6 +40,15 @@ impl Nfs {
         }
     }
 
+    /// Keep the name that a task is about, and its directory.
+    fn set_name(&mut self, task: Option<TaskId>, dir: &Handle, name: Name<'_>) {
+        if let Some(task) = task {
+            let args = &mut self.args[task.index as usize];
+            args.handles[0] = *dir;
+            args.set_name(0, name.bytes());
+        }
+    }
+
     fn writable(&self) -> Result<(), Errno> {
         if self.volume.settings.options.read_only {
             Err(Errno::EROFS)
@@ -73,7 +82,7 @@ impl Nfs {
             ..Settable::default()
         };
         let regular = false;
-        self.start(
+        let begun = self.start(
             Op::Make { reply, regular },
             user,
             None,
@@ -86,6 +95,7 @@ impl Nfs {
                 )
             },
         );
+        self.set_name(begun, &dir, name);
     }
 
     fn list(&mut self, rq: &Request, node: NodeId, fh: Fh, position: u64, op: Op) {
@@ -164,7 +174,7 @@ impl OwnerName {
 }
 
 /// Times that an exclusive creation leaves to be set: the server kept the verifier in them.
-const FRESH: Settable<'static> = Settable {
+pub(super) const FRESH: Settable<'static> = Settable {
     size: None,
     mode: None,
     owner: None,
@@ -374,7 +384,7 @@ impl FileSystem for Nfs {
             reply,
             regular: true,
         };
-        self.start(op, user, None, With::Current, |call| {
+        let begun = self.start(op, user, None, With::Current, |call| {
             with_attributes(call.sequence(true).putfh(&dir).open(
                 0,
                 &open,
@@ -383,6 +393,7 @@ impl FileSystem for Nfs {
             ))
             .close()
         });
+        self.set_name(begun, &dir, name);
     }
 
     fn link(
@@ -401,10 +412,11 @@ impl FileSystem for Nfs {
             Err(error) => return reply.err(error),
         };
         let user = self.caller(&rq.caller, None);
-        self.start(Op::Link(reply), user, None, With::Nothing, |call| {
+        let begun = self.start(Op::Link(reply), user, None, With::Nothing, |call| {
             let call = call.sequence(true).putfh(&fh).savefh().putfh(&dir);
             with_attributes(call.link(new_name.bytes()).restorefh())
         });
+        self.set_name(begun, &dir, new_name);
     }
 
     fn unlink(&mut self, rq: &Request, parent: NodeId, name: Name<'_>, reply: Reply<()>) {
@@ -428,11 +440,7 @@ impl FileSystem for Nfs {
                 }
             },
         );
-        if let Some(handle) = begun {
-            let args = &mut self.args[handle.index as usize];
-            args.handles[0] = dir;
-            args.set_name(0, name.bytes());
-        }
+        self.set_name(begun, &dir, name);
     }
 
     fn rmdir(&mut self, rq: &Request, parent: NodeId, name: Name<'_>, reply: Reply<()>) {
@@ -520,6 +528,7 @@ impl FileSystem for Nfs {
             access: access(flags),
             owner: self.volume.number(),
             sets: false,
+            state: None,
         };
         let user = self.caller(&rq.caller, None);
         self.start(
@@ -552,6 +561,7 @@ impl FileSystem for Nfs {
             access: access(flags),
             owner: self.volume.number(),
             sets: exclusive,
+            state: None,
         };
         let with = if exclusive {
             With::Current
@@ -735,6 +745,7 @@ impl FileSystem for Nfs {
             access: 0,
             owner: 0,
             sets: false,
+            state: None,
         };
         let user = self.caller(&rq.caller, None);
         let file = free_file(&opening, node.0, handle, user);

@@ -386,8 +386,12 @@ impl Nfs {
         if let Some(holder) = locks.get_mut(at) {
             holder.lock = Some(state);
             if closes {
-                // An open that the server does not close now it closes when it misses our lease.
-                (holder.open, holder.lock) = (None, None);
+                let open = holder.open.take();
+                holder.lock = None;
+                // Any other open that the server does not close now it closes when it misses our lease.
+                if let Some(open) = open.filter(|_| results.status().class() == Class::Later) {
+                    volume.leave(Leftover::Open(holder.handle, open, holder.user));
+                }
             }
         }
         let set = (!unlocks).then_some((lock.kind == LockKind::Write, opener));

@@ -25,6 +25,7 @@ mod answer;
 mod client;
 mod commit;
 mod filesystem;
+mod halfway;
 mod instance;
 mod leave;
 mod link;

@@ -30,6 +30,8 @@ pub struct Opening {
     pub owner: u64,
     /// The creation is exclusive: the compound has a SETATTR.
     pub sets: bool,
+    /// What was opened, while the rest of the compound is still to be done; `handle` is then the file's.
+    pub state: Option<StateId>,
 }
 
 /// Say what a task is, and hold what is needed for its answer.
