@@ -10,3 +10,4 @@ mod recovery;
 mod relay;
 mod refusals;
 mod server;
+mod slots;

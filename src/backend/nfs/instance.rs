@@ -235,6 +235,7 @@ impl Nfs {
             xid: 0,
             link: 0,
             since: self.now,
+            asked: Instant::default(),
             tries: 0,
             node: 0,
             upto: 0,
@@ -296,6 +297,7 @@ impl Nfs {
             Some(call) => {
                 task.call = call;
                 task.with = with;
+                task.asked = Instant::default();
                 true
             }
             None => {

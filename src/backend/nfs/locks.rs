@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 
 use crate::fuse::{Lock, LockKind, LockRequest, Reply};
 use crate::mem::{Handle as TaskId, Pinned, SlotId};
+use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
 use crate::wire::nfs4::{
     Class, Compound, Created, Locked, OpenClaim, OpenHow, Results, StateId, Status, TO_END, op,
@@ -502,7 +503,7 @@ impl Nfs {
         }
         for (handle, task) in self.tasks.iter_mut() {
             if let (Op::Lock(_), Place::Delayed(_)) = (&task.op, task.place) {
-                task.place = Place::Ready;
+                (task.place, task.asked) = (Place::Ready, Instant::default());
                 self.delayed -= 1;
                 let _ = self.ready.push(handle);
             }

@@ -25,6 +25,7 @@ mod answer;
 mod client;
 mod commit;
 mod filesystem;
+mod fragments;
 mod halfway;
 mod instance;
 mod leave;

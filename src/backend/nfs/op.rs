@@ -221,7 +221,9 @@ pub struct Task {
     pub link: u8,
     /// When it was sent.
     pub since: Instant,
-    /// How often it was delayed, or met silence.
+    /// When it was first seen without an answer since it last got on; zero before.
+    pub asked: Instant,
+    /// How often it was delayed.
     pub tries: u32,
     /// Node that it is about.
     pub node: u64,

@@ -23,6 +23,7 @@ impl From<Malformed> for Refused {
 pub enum Delivery {
     Send,
     Cut(usize),
+    Stall(usize),
     Silent,
     Change(Change),
     Late(std::time::Duration),
@@ -92,6 +93,7 @@ impl Server {
                     }));
                 }
                 Some(Act::CutAfter(bytes)) => delivery = Delivery::Cut(bytes),
+                Some(Act::Stall(bytes)) => delivery = Delivery::Stall(bytes),
                 Some(Act::Silent) => delivery = Delivery::Silent,
                 Some(Act::Change(change)) => delivery = Delivery::Change(change),
                 Some(Act::Late(by)) => delivery = Delivery::Late(by),

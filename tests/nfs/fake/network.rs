@@ -58,16 +58,19 @@ fn serve(mut client: TcpStream, server: &Mutex<Server>) -> std::io::Result<()> {
         let (fragment, segment) = (locked.script.fragment, locked.script.segment);
         drop(locked);
         let mut most = usize::MAX;
-        match delivery {
+        match &delivery {
             Delivery::Send => {}
-            Delivery::Cut(bytes) => most = bytes,
+            Delivery::Cut(bytes) | Delivery::Stall(bytes) => most = *bytes,
             Delivery::Silent => continue,
             Delivery::Change(change) => change(&mut answer),
-            Delivery::Late(by) => std::thread::sleep(by),
+            Delivery::Late(by) => std::thread::sleep(*by),
         }
         let bytes = marked(&answer, fragment);
         for piece in bytes[..bytes.len().min(most)].chunks(segment) {
             client.write_all(piece)?;
+        }
+        if let Delivery::Stall(_) = delivery {
+            std::io::copy(&mut client, &mut std::io::sink())?;
         }
         if most != usize::MAX {
             return client.shutdown(Shutdown::Both);

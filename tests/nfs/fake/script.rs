@@ -17,6 +17,8 @@ pub enum Act {
     CutBefore,
     /// The call is done, and the connection ends after so many bytes of the answer.
     CutAfter(usize),
+    /// The call is done, and the server falls silent after so many bytes of the answer.
+    Stall(usize),
     /// The call is done, and nothing said.
     Silent,
     /// Nothing of the call is done; this is the answer behind its transaction number.
