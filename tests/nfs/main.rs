@@ -2,6 +2,7 @@
 //! that gives the answers that a real one gives rarely.
 
 mod fake;
+mod hostile;
 mod host;
 mod lies;
 mod locks;

@@ -51,6 +51,16 @@ const fn dirent_kind(mode: u32) -> u8 {
 }
 
 impl Nfs {
+    /// Tell whether an answer is to the call that went in a task's slot: a server that mistakes a slot's next call for a
+    /// repetition gives the answer to the one before.
+    pub(super) fn is_of(&self, handle: TaskId, sequence: &SequenceResult) -> bool {
+        self.tasks.get(handle).is_some_and(|task| {
+            sequence.session == self.session
+                && sequence.slot == task.slot
+                && sequence.sequence == self.slots.sequence(task.slot)
+        })
+    }
+
     /// Note what SEQUENCE says of the session.
     pub(super) fn note_sequence(&mut self, _: TaskId, sequence: &SequenceResult) {
         let most = sequence.highest.min(sequence.target).saturating_add(1);
@@ -66,7 +76,12 @@ impl Nfs {
     /// Read the answer to a task's call.
     pub(super) fn results(&mut self, handle: TaskId, mut results: Results<'_>) {
         let sequence = match ok(results.sequence()) {
-            Ok(sequence) => sequence,
+            Ok(sequence) if self.is_of(handle, &sequence) => sequence,
+            Ok(_) | Err(Trouble::Malformed) => {
+                self.fail(handle, Errno::EIO);
+                // Whether the server counted the call is not known.
+                return self.lose_session("an answer makes no sense");
+            }
             Err(Trouble::Status(Status::ERR_DELAY)) => {
                 // Not even begun: the slot has the same number again.
                 self.give_slot(handle, false);

@@ -404,14 +404,14 @@ impl Nfs {
             },
             Err(denied) => {
                 crate::log::warn!("nfs: the server refuses a call");
-                self.give_slot(handle, false);
-                self.fail(
-                    handle,
-                    match denied {
-                        rpc::Denied::Credentials(_) => Errno::EACCES,
-                        _ => Errno::EIO,
-                    },
-                );
+                if let rpc::Denied::Credentials(_) = denied {
+                    self.give_slot(handle, false);
+                    self.fail(handle, Errno::EACCES);
+                } else {
+                    self.fail(handle, Errno::EIO);
+                    // Whether the server counted the call before it failed is not known.
+                    self.lose_session("a call was refused by RPC");
+                }
             }
         }
         true
@@ -446,6 +446,9 @@ impl Nfs {
         let Ok(sequence) = ok(results.sequence()) else {
             return false;
         };
+        if !self.is_of(handle, &sequence) {
+            return false;
+        }
         let head = ok(results.step(op::PUTFH)).and_then(|()| ok(results.read()));
         let Ok((end, count)) = head else {
             return false;
