@@ -15,7 +15,7 @@ use super::halfway::opened;
 use super::instance::{Nfs, free_file};
 use super::meta::{RenamePart, remove_call, rename_call};
 use super::op::{Op, Opening, Stage, Step, With};
-use super::volume::{Leftover, OpenState, Silly};
+use super::volume::{Leftover, Silly};
 
 /// Say why a call did not do what it was to do.
 #[derive(Clone, Copy, Debug)]
@@ -298,6 +298,8 @@ impl Nfs {
                 let verifier = ok(results.commit())?;
                 if !self.committed(handle, &verifier) {
                     self.make_ready(handle);
+                } else if let Some(unsaid) = self.unsaid(handle) {
+                    self.fail(handle, unsaid);
                 } else if let Op::Write { reply, done, .. } = self.finish(handle) {
                     reply.ok(crate::fuse::Written(done as u32));
                 }
@@ -403,11 +405,9 @@ impl Nfs {
                 putfh(&mut results)?;
                 let open = ok(results.open())?;
                 if let Some(file) = &task.file {
-                    *file.state.lock() = OpenState {
-                        stateid: open.stateid,
-                        lost: None,
-                        reopening: false,
-                    };
+                    let mut state = file.state.lock();
+                    (state.stateid, state.lost) = (open.stateid, None);
+                    state.reopening = false;
                 }
                 self.finish(handle);
             }

@@ -721,15 +721,18 @@ impl FileSystem for Nfs {
             Ok(file) => file,
             Err(error) => return reply.err(error),
         };
-        let lost = file.state.lock().lost;
-        let handle = file.handle;
+        let error = {
+            let mut state = file.state.lock();
+            state.lost.or_else(|| state.unsaid.take())
+        };
+        if error.is_none() && self.volume.is_uncommitted(node.0) {
+            let (user, handle) = (self.caller(&rq.caller, None), file.handle);
+            let op = Op::Sync { reply, all: false };
+            return self.sync(node.0, (&handle, Some(file)), user, op);
+        }
         self.unpin(file);
-        match lost {
-            Some(lost) => reply.err(lost),
-            None if self.volume.is_uncommitted(node.0) => {
-                let user = self.caller(&rq.caller, None);
-                self.sync(node.0, &handle, user, Op::Sync { reply, all: false });
-            }
+        match error {
+            Some(error) => reply.err(error),
             None => reply.ok(()),
         }
     }
@@ -796,7 +799,7 @@ impl FileSystem for Nfs {
             Some((_, record)) => {
                 let user = self.user(record.user());
                 let op = Op::Sync { reply, all: true };
-                self.sync(record.node, &record.handle, user, op);
+                self.sync(record.node, (&record.handle, None), user, op);
             }
             None => reply.ok(()),
         }

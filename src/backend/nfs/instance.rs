@@ -100,6 +100,7 @@ pub(super) fn free_file(
         state: Mutex::new(OpenState {
             stateid: StateId::ANONYMOUS,
             lost: None,
+            unsaid: None,
             reopening: false,
         }),
         verifier: Mutex::new([0; 8]),

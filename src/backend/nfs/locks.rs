@@ -121,9 +121,10 @@ impl NfsVolume {
             return;
         };
         crate::log::warn!("nfs: locks are lost; what was opened for them fails");
-        self.fail_opened(Errno::EIO, |file| {
-            openers.contains(&file.owner) || (more && file.node == lost.key.node)
-        });
+        self.each_opened(
+            |file| openers.contains(&file.owner) || (more && file.node == lost.key.node),
+            |state| state.lost = Some(Errno::EIO),
+        );
     }
 
     /// Read a lock that is in the way.
@@ -197,7 +198,21 @@ impl Nfs {
             owner,
             flock: false,
         };
-        if self.volume.locks.lock().find(&key).is_none() {
+        let unsaid = file.state.lock().unsaid.take();
+        let mut locks = self.volume.locks.lock();
+        let held = locks.find(&key);
+        if let Some(unsaid) = unsaid {
+            // The host hears of that, and the server of the locks when it is free.
+            let holder = held.and_then(|at| locks.remove(at, |_| ()));
+            drop(locks);
+            if let Some(holder) = holder {
+                self.volume.leave_holder(&holder);
+            }
+            self.unpin(file);
+            return reply.err(unsaid);
+        }
+        drop(locks);
+        if held.is_none() {
             self.unpin(file);
             return reply.ok(());
         }

@@ -106,6 +106,8 @@ pub struct OpenState {
     pub stateid: StateId,
     /// Why it is lost for good.
     pub lost: Option<Errno>,
+    /// Why content that was answered is lost, until the host is told: by the next FSYNC or FLUSH, and once.
+    pub unsaid: Option<Errno>,
     /// A task is opening the file again.
     pub reopening: bool,
 }
@@ -272,7 +274,7 @@ impl NfsVolume {
         self.settings.options.uncommitted > 0 && self.uncommitted.lock().has(node)
     }
 
-    /// Content of a file is lost that was answered before number `upto`: whoever has it open is told.
+    /// Content of a file is lost that was answered before number `upto`: whoever has it open is told, once each.
     pub(super) fn lose_content(&'static self, node: u64, upto: u64, why: Errno) {
         self.uncommitted.lock().forget(node, upto);
         if why == Errno::ESTALE {
@@ -280,16 +282,23 @@ impl NfsVolume {
             return;
         }
         crate::log::warn!("nfs: content that was written is lost: {}", why);
-        self.fail_opened(why, |file| file.node == node);
+        self.each_opened(
+            |file| file.node == node,
+            |state| state.unsaid = Some(why),
+        );
     }
 
-    /// Have open files fail from now on.
-    pub(super) fn fail_opened(&'static self, why: Errno, which: impl Fn(&OpenFile) -> bool) {
+    /// Note something of open files.
+    pub(super) fn each_opened(
+        &'static self,
+        which: impl Fn(&OpenFile) -> bool,
+        note: impl Fn(&mut OpenState),
+    ) {
         let mut place = 0;
         while let Some((next, file)) = self.files.pin_after(place) {
             place = next;
             if file.access != 0 && which(&file) {
-                file.state.lock().lost = Some(why);
+                note(&mut file.state.lock());
             }
             if let Some(file) = file.unpin() {
                 self.dispose(&file);
