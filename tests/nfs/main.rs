@@ -12,4 +12,5 @@ mod recovery;
 mod relay;
 mod refusals;
 mod server;
+mod setup;
 mod slots;

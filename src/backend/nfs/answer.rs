@@ -7,7 +7,7 @@ use crate::wire::errno::Errno;
 use crate::wire::fuse::Kstatfs;
 use crate::wire::nfs4::{
     AttrRequest, Compound, FileAttr, Handle, OpenClaim, OpenHow, Results, SequenceResult, Status,
-    op,
+    attr, op,
 };
 use crate::wire::xdr::{Malformed, Result as Decoded};
 
@@ -44,6 +44,9 @@ pub fn ok<T>(outcome: Decoded<Result<T, Status>>) -> Result<T, Trouble> {
 /// Position behind "." and "..", where the server's own cookies begin; 1 and 2 it does not use (RFC 8881, section
 /// 18.23.3).
 pub const DOTS: u64 = 2;
+
+/// Number of an entry of which the server gives none; with zero the host's C library would hide it.
+const UNKNOWN_INO: u64 = 0xffff_ffff;
 
 /// What a directory's record says of an entry's type: the file type bits of the mode, without the last twelve.
 const fn dirent_kind(mode: u32) -> u8 {
@@ -658,8 +661,14 @@ impl Nfs {
                 last = Some(entry.cookie);
                 continue;
             }
-            let ino = volume.ino(&entry.attr);
-            let kind = dirent_kind(entry.attr.kind.mode());
+            let ino = match volume.ino(&entry.attr) {
+                0 => UNKNOWN_INO,
+                ino => ino,
+            };
+            let kind = match entry.attr.sent.has(attr::TYPE) {
+                true => dirent_kind(entry.attr.kind.mode()),
+                false => 0,
+            };
             let Some(task) = self.tasks.get(handle) else {
                 return Ok(());
             };
@@ -669,7 +678,8 @@ impl Nfs {
                     if !reply.fits(at, entry.name.len()) {
                         None
                     } else {
-                        let known = entry.attr.handle.filter(|_| entry.attr.error == 0);
+                        let tells = entry.attr.error == 0 && entry.attr.is_enough();
+                        let known = entry.attr.handle.filter(|_| tells);
                         let found =
                             known.and_then(|found| volume.entry(found, &entry.attr, epoch).ok());
                         reply.push(at, found.as_ref(), ino, entry.cookie, kind, entry.name)

@@ -389,6 +389,9 @@ impl Nfs {
             Err(_) => return false,
         };
         if xid == self.links[at].ask_xid && !matches!(self.links[at].ask, Ask::Nothing) {
+            if let Err(denied) = &outcome {
+                self.mount_denied(denied);
+            }
             let results = outcome.map_err(|_| crate::wire::xdr::Malformed);
             self.answered(at, results.and_then(Results::new));
             return true;

@@ -451,7 +451,7 @@ impl Nfs {
             Op::Readdir(reply) => (reply.wanted(), AttrRequest::NAME),
             _ => return,
         };
-        let bytes = wanted.clamp(LISTING.0, LISTING.1) as u32;
+        let bytes = at_once(wanted.max(LISTING.0), LISTING.1 as u32, self.response_room) as u32;
         self.build(handle, With::Nothing, 0, |call| {
             call.sequence(false)
                 .putfh(&fh)

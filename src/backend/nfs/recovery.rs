@@ -14,6 +14,7 @@ use crate::sys::time::Instant;
 use crate::wire::nfs4::{
     AttrRequest, ChannelSize, Class, Compound, Created, Handle, OpenClaim, OpenHow, Results, Status,
 };
+use crate::wire::rpc::Denied;
 use crate::wire::xdr::Malformed;
 
 use super::answer::{Trouble, ok};
@@ -238,10 +239,22 @@ impl Nfs {
         }
     }
 
+    /// RPC refuses what a connection asked: a mount need not ask again for what no patience gives.
+    pub(super) fn mount_denied(&mut self, denied: &Denied) {
+        /// `PROG_UNAVAIL`, `PROG_MISMATCH`, `PROC_UNAVAIL`: there is no NFSv4.
+        const NO_PROGRAM: core::ops::RangeInclusive<u32> = 1..=3;
+        self.mount_failed = match denied {
+            Denied::Credentials(_) => Some(Status::ERR_WRONGSEC),
+            Denied::Program(status) if NO_PROGRAM.contains(status) => {
+                Some(Status::ERR_MINOR_VERS_MISMATCH)
+            }
+            Denied::Program(_) | Denied::Version => return,
+        };
+    }
+
     /// Read the answer to what a connection asked.
     pub(super) fn answered(&mut self, at: usize, results: Result<Results<'_>, Malformed>) {
         let ask = self.drop_ask(at);
-        self.links[at].proven();
         self.silent = false;
         let outcome = match results {
             Ok(results) => self.take_answer(at, &ask, results),
@@ -256,7 +269,10 @@ impl Nfs {
             _ => None,
         };
         match outcome {
-            Ok(next) => self.go_on(at, next),
+            Ok(next) => {
+                self.links[at].proven();
+                self.go_on(at, next);
+            }
             Err(Trouble::Status(Status::ERR_DELAY | Status::ERR_GRACE)) => {
                 // The connection stays; what was asked is asked again from where it was.
                 if claimed.is_some() {

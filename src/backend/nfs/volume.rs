@@ -422,7 +422,8 @@ impl NfsVolume {
                         return true;
                     }
                     node.opens += 1;
-                    core::mem::replace(&mut node.change, change) == change
+                    // Of a server that tells of no changes nothing is known.
+                    core::mem::replace(&mut node.change, change) == change && change != 0
                 });
                 let cache = match self.settings.options.cache {
                     _ if directory => return Ok((Fh(fh), FopenFlags::empty())),

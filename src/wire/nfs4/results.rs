@@ -188,10 +188,11 @@ impl<'a> Results<'a> {
         Handle::new(bytes).map(Ok).ok_or(Malformed)
     }
 
-    /// Read GETATTR of a file.
+    /// Read GETATTR of a file. It is malformed without the file's type and number.
     pub fn getattr(&mut self) -> Outcome<FileAttr<'a>> {
         done!(self, op::GETATTR);
-        FileAttr::decode(&mut self.input).map(Ok)
+        let attr = FileAttr::decode(&mut self.input)?;
+        if attr.is_enough() { Ok(Ok(attr)) } else { Err(Malformed) }
     }
 
     /// Read GETATTR of a server.

@@ -59,6 +59,7 @@ impl Server {
         else {
             return Delivery::Cut(0);
         };
+        self.script.calls += 1;
         rpc::accept(out, xid);
         let begin = out.len();
         let Ok(mut input) = arguments_of(arguments) else {
@@ -125,6 +126,9 @@ impl Server {
                 };
                 if let Err(Refused(refused)) = outcome {
                     status = refused;
+                } else if out.len() > self.sessions.max_response as usize {
+                    // What is behind it does not matter.
+                    status = Status::ERR_REP_TOO_BIG;
                 }
             }
             if number == op::SETATTR && !status.is_ok() {

@@ -97,6 +97,11 @@ impl Fake {
         self.server.lock().unwrap()
     }
 
+    /// Count the calls so far.
+    pub fn calls(&self) -> u64 {
+        self.server().script.calls
+    }
+
     /// Cut all connections.
     pub fn cut(&self) {
         network::cut(&self.connections);

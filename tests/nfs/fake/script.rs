@@ -68,6 +68,8 @@ pub struct Script {
     pub segment: usize,
     /// Repetitions that were not what they repeat, and numbers out of order: a client that does this is wrong.
     pub misused: u32,
+    /// Calls that came.
+    pub calls: u64,
     /// Repetitions that were answered from memory.
     pub repeated: u32,
     /// Highest slot that a call came in.
@@ -89,6 +91,7 @@ impl Script {
             fragment: usize::MAX,
             segment: usize::MAX,
             misused: 0,
+            calls: 0,
             repeated: 0,
             highest_used: 0,
         }
