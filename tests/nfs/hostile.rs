@@ -22,7 +22,14 @@ fn set(answer: &mut [u8], at: usize, word: u32) {
 
 /// Lie once, at each of these operations, and give what the host sees.
 fn lie(host: &mut Mounted, things: &Things, act: &Act) -> Vec<Result<()>> {
-    let operations = [op::LOOKUP, op::READ, op::WRITE, op::CREATE, op::READDIR, op::RENAME];
+    let operations = [
+        op::LOOKUP,
+        op::READ,
+        op::WRITE,
+        op::CREATE,
+        op::READDIR,
+        op::RENAME,
+    ];
     let mut seen = Vec::new();
     for operation in operations {
         host.at(operation, 0, 1, act.clone());
@@ -43,17 +50,26 @@ fn an_answer_that_makes_no_sense_is_an_error_once() {
     let things = things(&mut host);
     let lies: [(&str, fn(&mut Vec<u8>)); 8] = [
         ("an unknown operation", |answer| set(answer, SECOND, 4711)),
-        ("another operation", |answer| set(answer, SECOND, op::COMMIT)),
+        ("another operation", |answer| {
+            set(answer, SECOND, op::COMMIT)
+        }),
         ("fewer results", |answer| set(answer, COUNT, 1)),
         ("no results", |answer| set(answer, COUNT, 0)),
-        ("another operation first", |answer| set(answer, COUNT + 4, op::PUTFH)),
-        ("another session", |answer| set(answer, SEQUENCE, 0xdead_beef)),
+        ("another operation first", |answer| {
+            set(answer, COUNT + 4, op::PUTFH)
+        }),
+        ("another session", |answer| {
+            set(answer, SEQUENCE, 0xdead_beef)
+        }),
         ("another number", |answer| set(answer, SEQUENCE + 16, 4711)),
         ("another slot", |answer| set(answer, SEQUENCE + 20, 63)),
     ];
     for (what, change) in lies {
         let seen = lie(&mut host, &things, &Act::change(change));
-        assert!(seen.iter().all(|seen| *seen == Err(Errno::EIO)), "{what}: {seen:?}");
+        assert!(
+            seen.iter().all(|seen| *seen == Err(Errno::EIO)),
+            "{what}: {seen:?}"
+        );
     }
 }
 
@@ -62,9 +78,13 @@ fn an_answer_that_cannot_be_read_is_asked_for_again() {
     let mut host = Mounted::soft();
     let things = things(&mut host);
     let lies: [(&str, fn(&mut Vec<u8>)); 5] = [
-        ("the end of the record", |answer| answer.truncate(STATUS + 2)),
+        ("the end of the record", |answer| {
+            answer.truncate(STATUS + 2)
+        }),
         ("another transaction", |answer| set(answer, 0, 0x4711_0000)),
-        ("the transaction of a call of the session's own", |answer| set(answer, 0, 0x0001_ffff)),
+        ("the transaction of a call of the session's own", |answer| {
+            set(answer, 0, 0x0001_ffff)
+        }),
         ("no reply", |answer| set(answer, 4, 2)),
         ("an absurd tag", |answer| set(answer, STATUS + 4, u32::MAX)),
     ];
@@ -107,7 +127,10 @@ fn a_call_that_rpc_refuses_is_an_error_once() {
     let things = things(&mut host);
     for (words, errno) in REFUSALS {
         let seen = lie(&mut host, &things, &Act::Reply(words.to_vec()));
-        assert!(seen.iter().all(|seen| *seen == Err(errno)), "{words:?}: {seen:?}");
+        assert!(
+            seen.iter().all(|seen| *seen == Err(errno)),
+            "{words:?}: {seen:?}"
+        );
     }
     // In trouble after the call was done: its number is used up.
     let trouble = |answer: &mut Vec<u8>| {
@@ -161,7 +184,12 @@ fn lies_at_every_step_to_a_session_are_survived() {
     let things = things(&mut host);
     let mut state = 0x5eed_5eed_5eed_5eedu64;
     for round in 0..400 {
-        let kinds = [op::EXCHANGE_ID, op::CREATE_SESSION, op::RECLAIM_COMPLETE, op::SEQUENCE];
+        let kinds = [
+            op::EXCHANGE_ID,
+            op::CREATE_SESSION,
+            op::RECLAIM_COMPLETE,
+            op::SEQUENCE,
+        ];
         let mut random = next(&mut state);
         let kind = kinds[next(&mut random) as usize % kinds.len()];
         let change = move |answer: &mut Vec<u8>| {

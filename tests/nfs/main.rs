@@ -3,14 +3,15 @@
 
 mod durable;
 mod fake;
-mod hostile;
 mod host;
+mod hostile;
 mod lies;
 mod locks;
 mod operations;
 mod recovery;
-mod relay;
 mod refusals;
+mod relay;
+mod revoked;
 mod server;
 mod setup;
 mod slots;

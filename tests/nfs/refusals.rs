@@ -2,9 +2,9 @@
 
 use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::SetattrValid;
-use dpfs::wire::nfs4::{Status, attr, op};
+use dpfs::wire::nfs4::{Status, op};
 
-use crate::fake::{Act, Mounted, without};
+use crate::fake::{Act, Mounted};
 use crate::host::*;
 
 const MODE: SetattrValid = SetattrValid::MODE;
@@ -89,8 +89,15 @@ fn what_is_put_off_is_done_later_and_once() {
     assert!(counts.len() > 22, "{counts:?}");
     // Those that cannot be put off (RFC 8881, section 15.2) are not.
     let never = [op::GETFH, op::SAVEFH, op::RESTOREFH];
-    for (number, count) in counts.into_iter().filter(|(number, _)| !never.contains(number)) {
-        let step = if matches!(number, op::SEQUENCE | op::PUTFH) { 3 } else { 1 };
+    for (number, count) in counts
+        .into_iter()
+        .filter(|(number, _)| !never.contains(number))
+    {
+        let step = if matches!(number, op::SEQUENCE | op::PUTFH) {
+            3
+        } else {
+            1
+        };
         for skip in (0..count).step_by(step) {
             let name = format!("{number}-{skip}");
             let dir = host.mkdir(ROOT, &name, 0o755).unwrap().nodeid;
@@ -98,7 +105,8 @@ fn what_is_put_off_is_done_later_and_once() {
             everything(&mut host, dir);
             // Nothing is left open, and nothing locked.
             host.until(|server| {
-                server.script.is_over() && server.states.count(false) + server.states.count(true) == 0
+                server.script.is_over()
+                    && server.states.count(false) + server.states.count(true) == 0
             });
             host.check();
         }
@@ -237,7 +245,11 @@ fn a_refusal_is_an_error_of_the_host_and_of_one_call_only() {
         host.refuse(operation, status);
         let seen = attempt(&mut host, &things, operation);
         assert_eq!(seen, Err(errno), "{operation} {status}");
-        assert_eq!(attempt(&mut host, &things, operation), Ok(()), "{operation} {status}");
+        assert_eq!(
+            attempt(&mut host, &things, operation),
+            Ok(()),
+            "{operation} {status}"
+        );
         let _ = host.unlink(ROOT, "gone");
         host.check();
     }
@@ -262,9 +274,21 @@ fn what_is_wrong_with_a_session_is_mended_unseen() {
         Status::ERR_CONN_NOT_BOUND_TO_SESSION,
         Status::ERR_DELAY,
     ] {
-        for operation in [op::READ, op::WRITE, op::CREATE, op::RENAME, op::LOCK, op::REMOVE, op::OPEN] {
+        for operation in [
+            op::READ,
+            op::WRITE,
+            op::CREATE,
+            op::RENAME,
+            op::LOCK,
+            op::REMOVE,
+            op::OPEN,
+        ] {
             host.refuse(op::SEQUENCE, status);
-            assert_eq!(attempt(&mut host, &things, operation), Ok(()), "{operation} {status}");
+            assert_eq!(
+                attempt(&mut host, &things, operation),
+                Ok(()),
+                "{operation} {status}"
+            );
             host.check();
         }
     }
@@ -285,7 +309,11 @@ fn a_state_that_is_gone_is_made_again_unseen() {
         for operation in [op::READ, op::WRITE, op::SEEK, op::ALLOCATE] {
             let before = host.fake.server().script.count(op::OPEN);
             host.refuse(operation, status);
-            assert_eq!(attempt(&mut host, &things, operation), Ok(()), "{operation} {status}");
+            assert_eq!(
+                attempt(&mut host, &things, operation),
+                Ok(()),
+                "{operation} {status}"
+            );
             assert_eq!(host.fake.server().script.count(op::OPEN), before + 1);
             host.check();
         }
@@ -308,9 +336,21 @@ fn a_state_that_is_gone_is_made_again_unseen() {
 fn a_grace_period_is_waited_for() {
     let mut host = Mounted::new();
     let things = things(&mut host);
-    for operation in [op::OPEN, op::LOCK, op::READ, op::WRITE, op::SETATTR, op::REMOVE, op::RENAME] {
+    for operation in [
+        op::OPEN,
+        op::LOCK,
+        op::READ,
+        op::WRITE,
+        op::SETATTR,
+        op::REMOVE,
+        op::RENAME,
+    ] {
         host.at(operation, 0, 3, Act::Status(Status::ERR_GRACE));
-        assert_eq!(attempt(&mut host, &things, operation), Ok(()), "{operation}");
+        assert_eq!(
+            attempt(&mut host, &things, operation),
+            Ok(()),
+            "{operation}"
+        );
         host.check();
     }
 }

@@ -22,17 +22,40 @@ fn a_server_of_4_1_is_used_as_one() {
     config.export = "/".into();
     config.minor = Some(2);
     let refused = served::open(&config).map(drop).unwrap_err();
-    assert!(refused.ends_with("NFS4ERR_MINOR_VERS_MISMATCH"), "{refused}");
+    assert!(
+        refused.ends_with("NFS4ERR_MINOR_VERS_MISMATCH"),
+        "{refused}"
+    );
 }
 
 #[test]
 fn a_mount_that_is_refused_says_why() {
     for (operation, act, why) in [
-        (op::EXCHANGE_ID, Act::Reply(vec![1, 0, 0, 0, 2, 2, 3]), "ERR_MINOR_VERS_MISMATCH"),
-        (op::EXCHANGE_ID, Act::Reply(vec![1, 1, 1, 5]), "ERR_WRONGSEC"),
-        (op::EXCHANGE_ID, Act::Status(Status::ERR_CLID_INUSE), "ERR_CLID_INUSE"),
-        (op::CREATE_SESSION, Act::Status(Status::ERR_SERVERFAULT), "ERR_SERVERFAULT"),
-        (op::PUTROOTFH, Act::Status(Status::ERR_WRONGSEC), "ERR_WRONGSEC"),
+        (
+            op::EXCHANGE_ID,
+            Act::Reply(vec![1, 0, 0, 0, 2, 2, 3]),
+            "ERR_MINOR_VERS_MISMATCH",
+        ),
+        (
+            op::EXCHANGE_ID,
+            Act::Reply(vec![1, 1, 1, 5]),
+            "ERR_WRONGSEC",
+        ),
+        (
+            op::EXCHANGE_ID,
+            Act::Status(Status::ERR_CLID_INUSE),
+            "ERR_CLID_INUSE",
+        ),
+        (
+            op::CREATE_SESSION,
+            Act::Status(Status::ERR_SERVERFAULT),
+            "ERR_SERVERFAULT",
+        ),
+        (
+            op::PUTROOTFH,
+            Act::Status(Status::ERR_WRONGSEC),
+            "ERR_WRONGSEC",
+        ),
         (op::LOOKUP, Act::Status(Status::ERR_NOENT), "ERR_NOENT"),
         (op::LOOKUP, Act::Status(Status::ERR_MOVED), "ERR_MOVED"),
     ] {
@@ -47,9 +70,15 @@ fn a_mount_that_is_refused_says_why() {
 
 #[test]
 fn a_mount_that_is_put_off_is_waited_for() {
-    for operation in [op::EXCHANGE_ID, op::CREATE_SESSION, op::RECLAIM_COMPLETE, op::PUTROOTFH] {
+    for operation in [
+        op::EXCHANGE_ID,
+        op::CREATE_SESSION,
+        op::RECLAIM_COMPLETE,
+        op::PUTROOTFH,
+    ] {
         let fake = Fake::start();
-        fake.server().at(operation, 0, 2, Act::Status(Status::ERR_DELAY));
+        fake.server()
+            .at(operation, 0, 2, Act::Status(Status::ERR_DELAY));
         let mut host = Mounted::of(fake, |_| ());
         host.file(ROOT, "f", b"f");
         host.check();
@@ -61,7 +90,14 @@ fn whatever_a_server_says_on_the_way_to_a_new_session_is_a_pause() {
     let mut host = Mounted::new();
     let things = things(&mut host);
     for (operation, statuses) in [
-        (op::EXCHANGE_ID, &[Status::ERR_DELAY, Status::ERR_CLID_INUSE, Status::ERR_SERVERFAULT][..]),
+        (
+            op::EXCHANGE_ID,
+            &[
+                Status::ERR_DELAY,
+                Status::ERR_CLID_INUSE,
+                Status::ERR_SERVERFAULT,
+            ][..],
+        ),
         (
             op::CREATE_SESSION,
             &[
@@ -91,7 +127,14 @@ fn whatever_a_server_says_on_the_way_to_a_new_session_is_a_pause() {
                 Status::ERR_RECLAIM_CONFLICT,
             ],
         ),
-        (op::SEQUENCE, &[Status::ERR_BADSESSION, Status::ERR_DELAY, Status::ERR_SEQ_MISORDERED]),
+        (
+            op::SEQUENCE,
+            &[
+                Status::ERR_BADSESSION,
+                Status::ERR_DELAY,
+                Status::ERR_SEQ_MISORDERED,
+            ],
+        ),
     ] {
         // The first SEQUENCE finds out that there is no session.
         let skip = u32::from(operation == op::SEQUENCE);
@@ -103,7 +146,11 @@ fn whatever_a_server_says_on_the_way_to_a_new_session_is_a_pause() {
                 server.expire();
                 server.at(operation, skip, times, Act::Status(*status));
                 drop(server);
-                assert_eq!(attempt(&mut host, &things, op::READ), Ok(()), "{operation} {status}");
+                assert_eq!(
+                    attempt(&mut host, &things, op::READ),
+                    Ok(()),
+                    "{operation} {status}"
+                );
                 assert_eq!(attempt(&mut host, &things, op::CREATE), Ok(()));
                 host.fake.server().script.clear();
                 host.check();
@@ -129,7 +176,12 @@ fn whatever_a_server_says_on_the_way_to_a_new_session_is_a_pause() {
 fn a_connection_that_may_not_carry_the_session_is_made_again() {
     let mut host = Mounted::new();
     let things = things(&mut host);
-    for status in [Status::ERR_BADSESSION, Status::ERR_DELAY, Status::ERR_NOTSUPP, Status::ERR_DEADSESSION] {
+    for status in [
+        Status::ERR_BADSESSION,
+        Status::ERR_DELAY,
+        Status::ERR_NOTSUPP,
+        Status::ERR_DEADSESSION,
+    ] {
         host.refuse(op::BIND_CONN_TO_SESSION, status);
         host.fake.cut();
         assert_eq!(attempt(&mut host, &things, op::READ), Ok(()), "{status}");
@@ -141,7 +193,10 @@ fn a_connection_that_may_not_carry_the_session_is_made_again() {
 fn a_server_that_refuses_the_client_is_not_flooded() {
     let mut host = Mounted::with(|config| config.options.timeo = 100_000_000);
     let things = things(&mut host);
-    for act in [Act::Status(Status::ERR_CLID_INUSE), Act::Reply(vec![1, 1, 1, 5])] {
+    for act in [
+        Act::Status(Status::ERR_CLID_INUSE),
+        Act::Reply(vec![1, 1, 1, 5]),
+    ] {
         host.fake.server().expire();
         host.at(op::EXCHANGE_ID, 0, u32::MAX, act);
         let message = host.read_message(things.node, things.fh, 0, 9);
@@ -248,7 +303,10 @@ fn files_of_another_file_system_have_numbers_of_their_own() {
     drop(server);
     let there = host.lookup(ROOT, "there").unwrap();
     assert_ne!(there.attr.ino, fileid);
-    assert_eq!(host.getattr(there.nodeid, None).unwrap().ino, there.attr.ino);
+    assert_eq!(
+        host.getattr(there.nodeid, None).unwrap().ino,
+        there.attr.ino
+    );
     host.check();
 }
 
@@ -263,7 +321,10 @@ fn a_directory_is_listed_in_answers_that_the_session_holds() {
     for plus in [false, true] {
         assert_eq!(host.list(ROOT, 128 << 10, plus).len(), 302);
     }
-    let node = host.lookup(ROOT, "a-file-with-a-rather-long-name-7").unwrap().nodeid;
+    let node = host
+        .lookup(ROOT, "a-file-with-a-rather-long-name-7")
+        .unwrap()
+        .nodeid;
     let fh = host.open(node, O_RDWR).unwrap();
     host.write(node, fh, 0, &[3; 100_000]).unwrap();
     assert!(host.read(node, fh, 0, 100_000).unwrap() == [3; 100_000]);

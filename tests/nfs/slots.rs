@@ -31,7 +31,11 @@ fn a_connection_that_is_cut_anywhere_is_not_seen() {
         let acts = [0, 3, 4, 30, 70].map(Act::CutAfter);
         for act in acts.into_iter().chain([Act::CutBefore]) {
             host.at(operation, 0, 1, act);
-            assert_eq!(attempt(&mut host, &things, operation), Ok(()), "{operation}");
+            assert_eq!(
+                attempt(&mut host, &things, operation),
+                Ok(()),
+                "{operation}"
+            );
             host.check();
         }
     }
@@ -91,7 +95,11 @@ fn answers_in_any_pieces_are_understood() {
         let wrong = read.iter().position(|byte| *byte != 5);
         assert_eq!((read.len(), wrong), (30_000, None), "{fragment} {segment}");
         for operation in [op::LOOKUP, op::CREATE, op::READDIR, op::LOCK, op::WRITE] {
-            assert_eq!(attempt(&mut host, &things, operation), Ok(()), "{fragment} {segment}");
+            assert_eq!(
+                attempt(&mut host, &things, operation),
+                Ok(()),
+                "{fragment} {segment}"
+            );
         }
         host.check();
     }
@@ -103,9 +111,17 @@ fn an_answer_that_is_late_comes_once() {
     let things = things(&mut host);
     for operation in [op::CREATE, op::REMOVE, op::READ, op::RENAME, op::WRITE] {
         host.at(operation, 0, 1, Act::Late(Duration::from_millis(450)));
-        assert_eq!(attempt(&mut host, &things, operation), Ok(()), "{operation}");
+        assert_eq!(
+            attempt(&mut host, &things, operation),
+            Ok(()),
+            "{operation}"
+        );
         host.at(operation, 0, 1, Act::Silent);
-        assert_eq!(attempt(&mut host, &things, operation), Ok(()), "{operation}");
+        assert_eq!(
+            attempt(&mut host, &things, operation),
+            Ok(()),
+            "{operation}"
+        );
         host.check();
     }
 }
@@ -186,7 +202,10 @@ fn a_partition_longer_than_the_lease_is_a_pause() {
     assert_eq!(host.bed.wait(ticket).body(), b"CONTENT");
     assert_eq!(host.fsync(things.node, things.fh), Ok(()));
     // A lock that others may have had in between would be lost; there was none.
-    assert_eq!(host.setlk(things.node, things.fh, 7, lock(F_WRLCK, 0, 9)), Ok(()));
+    assert_eq!(
+        host.setlk(things.node, things.fh, 7, lock(F_WRLCK, 0, 9)),
+        Ok(())
+    );
     host.check();
 }
 

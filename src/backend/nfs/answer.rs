@@ -68,12 +68,7 @@ impl Nfs {
     pub(super) fn note_sequence(&mut self, _: TaskId, sequence: &SequenceResult) {
         let most = sequence.highest.min(sequence.target).saturating_add(1);
         self.slots.set_limit(most.min(self.most_slots));
-        if sequence.flags & SequenceResult::REVOKED != 0 && !self.warned {
-            self.warned = true;
-            crate::log::warn!(
-                "nfs: the server revoked state; files are opened again as they are used"
-            );
-        }
+        self.note_flags(sequence.flags);
     }
 
     /// Read the answer to a task's call.
@@ -145,6 +140,7 @@ impl Nfs {
             Op::Renew => {
                 self.finish(handle);
             }
+            Op::Probe(_) => self.probed(handle, results)?,
             Op::Lookup(_) => {
                 putfh(&mut results)?;
                 ok(results.step(op::LOOKUP))?;

@@ -46,6 +46,7 @@ impl Nfs {
             any |= self.drive(at);
             any |= self.receive(at);
         }
+        any |= self.heed_flags();
         self.watch();
         any |= self.issue();
         for at in 0..self.links.len() {

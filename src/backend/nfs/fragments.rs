@@ -15,9 +15,7 @@ pub struct Joined {
 /// Join the fragments at the start of `come` that are there, so that they are one; what is behind them follows it.
 pub fn join(come: &mut [u8]) -> Joined {
     let (mut read, mut written, mut whole) = (0, MARK_LEN, false);
-    while !whole
-        && let Some(next) = come[read..].first_chunk()
-    {
+    while !whole && let Some(next) = come[read..].first_chunk() {
         let (len, last) = parse_mark(*next);
         let begin = read + MARK_LEN;
         if len > come.len() - begin {
@@ -65,7 +63,11 @@ mod tests {
                 joined = join(&mut buffer[..first + rest]);
             }
             assert!(joined.whole, "{cut}");
-            assert_eq!(&buffer[..joined.len], b"\x80\0\0\x06abcdef\x80\0\0\x01g", "{cut}");
+            assert_eq!(
+                &buffer[..joined.len],
+                b"\x80\0\0\x06abcdef\x80\0\0\x01g",
+                "{cut}"
+            );
         }
     }
 

@@ -61,7 +61,16 @@ pub struct Nfs {
     pub(super) renewed: Instant,
     /// Tasks that wait for a time.
     pub(super) delayed: u32,
-    pub(super) warned: bool,
+    /// The server says that it restarted, and what is to be done about it is still to be done.
+    pub(super) restarted: bool,
+    pub(super) reclaims: bool,
+    /// It says that it revoked state; all is being asked after; when, and how often, that began.
+    pub(super) revoked: bool,
+    pub(super) probing: bool,
+    pub(super) probed: Instant,
+    pub(super) probes: u64,
+    /// Life of our state at the server in which the session began.
+    pub(super) life: u32,
     /// A COMMIT of our own is under way.
     pub(super) committing: bool,
     /// When the last one began.
@@ -149,7 +158,13 @@ impl Nfs {
             tick: Instant::default(),
             renewed: Instant::default(),
             delayed: 0,
-            warned: false,
+            restarted: false,
+            reclaims: false,
+            revoked: false,
+            probing: false,
+            probed: Instant::default(),
+            probes: 0,
+            life: 0,
             committing: false,
             settled: Instant::default(),
             rewriting: (0, 0),
@@ -324,8 +339,10 @@ impl Nfs {
         {
             self.volume.uncommitted.lock().release(count);
         }
-        if let Op::Lock(call) = &task.op {
-            self.settle_lock(call);
+        match &task.op {
+            Op::Lock(call) => self.settle_lock(call),
+            Op::Probe(_) => self.probing = false,
+            _ => {}
         }
         if let Some(file) = task.file {
             self.unpin(file);
@@ -384,6 +401,7 @@ impl Nfs {
             }
         }
         self.commit_old();
+        self.probe_state();
         if self.now.since(self.renewed) > self.volume.settings.lease / 3 {
             self.renewed = self.now;
             self.start_own(Op::Renew, self.machine(), None, With::Nothing, |call| {

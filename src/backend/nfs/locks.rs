@@ -80,7 +80,7 @@ pub(super) fn leave_call<'a>(
 
 impl NfsVolume {
     /// Leave a holder's open and locks to be ended at the server.
-    fn leave_holder(&self, holder: &Holder) {
+    pub(super) fn leave_holder(&self, holder: &Holder) {
         let Some(open) = holder.open else { return };
         self.leave(match holder.lock {
             Some(lock) => Leftover::Locks(holder.handle, lock.newest(), open, holder.user),

@@ -36,6 +36,7 @@ mod meta;
 mod op;
 mod recovery;
 mod relock;
+mod revoked;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;

@@ -12,6 +12,7 @@ use crate::wire::nfs4::{Call, Handle, StateId};
 use crate::wire::rpc::Credentials;
 
 use super::locks::LockCall;
+use super::revoked::Probe;
 use super::volume::{OpenFile, Silly};
 
 /// Bytes of a task's call: a link's target of 4095 bytes is the longest thing in one.
@@ -143,6 +144,8 @@ pub enum Op {
     Reopen,
     /// The lease is renewed.
     Renew,
+    /// A state is asked after.
+    Probe(Probe),
 }
 
 /// Say how far a WRITE is.
@@ -256,7 +259,12 @@ impl Op {
             | Self::Space { reply, .. }
             | Self::Sync { reply, .. }
             | Self::Release { reply, .. } => reply.err(error),
-            Self::Commit | Self::Close | Self::Sweep | Self::Reopen | Self::Renew => {}
+            Self::Commit
+            | Self::Close
+            | Self::Sweep
+            | Self::Reopen
+            | Self::Renew
+            | Self::Probe(_) => {}
         }
     }
 }

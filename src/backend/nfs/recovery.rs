@@ -337,6 +337,7 @@ impl Nfs {
                 self.request_room = made.fore.max_request;
                 self.response_room = made.fore.max_response;
                 self.links[at].state = State::Bound;
+                self.life = self.volume.locks.lock().life();
                 (self.claimed, self.relocked) = (0, 0);
                 (self.rewriting, self.checked) = ((0, 0), false);
                 Ok(if complete { Next::Rewrite } else { Next::Claim })

@@ -282,10 +282,7 @@ impl NfsVolume {
             return;
         }
         crate::log::warn!("nfs: content that was written is lost: {}", why);
-        self.each_opened(
-            |file| file.node == node,
-            |state| state.unsaid = Some(why),
-        );
+        self.each_opened(|file| file.node == node, |state| state.unsaid = Some(why));
     }
 
     /// Note something of open files.

@@ -53,10 +53,7 @@ pub const RESTART: u32 = 0x100;
 impl Server {
     /// Do a call and write its answer.
     pub fn call(&mut self, record: &[u8], out: &mut Encoder<'_>) -> Delivery {
-        let Ok(rpc::Message::Call {
-            xid, arguments, ..
-        }) = rpc::parse(record)
-        else {
+        let Ok(rpc::Message::Call { xid, arguments, .. }) = rpc::parse(record) else {
             return Delivery::Cut(0);
         };
         self.script.calls += 1;
@@ -214,8 +211,9 @@ impl Server {
         self.begun = Some((id, slot as usize));
         let (highest, target) = self.script.slots.unwrap_or((most, most));
         self.script.highest_used = self.script.highest_used.max(slot);
+        let flags = self.script.flags | self.script.stuck;
         out.fixed(&id);
-        for word in [sequence, slot, highest, target, self.script.flags] {
+        for word in [sequence, slot, highest, target, flags] {
             out.u32(word);
         }
         Ok(())

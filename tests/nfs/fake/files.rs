@@ -183,7 +183,14 @@ impl Server {
             number @ (3 | 4) => {
                 input.skip(2)?;
                 let block = number == 3;
-                (if block { FileKind::Block } else { FileKind::Character }, Vec::new())
+                (
+                    if block {
+                        FileKind::Block
+                    } else {
+                        FileKind::Character
+                    },
+                    Vec::new(),
+                )
             }
             6 => (FileKind::Socket, Vec::new()),
             _ => (FileKind::Fifo, Vec::new()),

@@ -9,7 +9,11 @@ use super::states::{put_stateid, stateid};
 
 fn put_denied(out: &mut Encoder<'_>, (range, client, owner): &((u64, u64, bool), u64, Vec<u8>)) {
     out.u64(range.0);
-    out.u64(if range.1 == u64::MAX { u64::MAX } else { range.1 - range.0 });
+    out.u64(if range.1 == u64::MAX {
+        u64::MAX
+    } else {
+        range.1 - range.0
+    });
     out.u32(if range.2 { 2 } else { 1 });
     out.u64(*client);
     out.opaque(owner);
@@ -102,7 +106,12 @@ impl Server {
                     return Err(Refused(Status::ERR_LOCKS_HELD));
                 }
                 self.states.all.remove(&named.other);
-                if self.states.all.values().all(|state| state.revoked.is_none()) {
+                if self
+                    .states
+                    .all
+                    .values()
+                    .all(|state| state.revoked.is_none())
+                {
                     self.script.flags &= !0x78;
                 }
             }

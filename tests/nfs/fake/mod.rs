@@ -19,7 +19,7 @@ use dpfs::backend::nfs::served::{self, Config};
 use dpfs::backend::nfs::{Nfs, NfsVolume};
 use dpfs::wire::nfs4::{SessionId, Status, Verifier};
 
-pub use compound::RESTART;
+use compound::RESTART;
 pub use files::without;
 pub use script::{Act, Script};
 
@@ -56,9 +56,22 @@ impl Server {
         self.states.all.clear();
     }
 
+    /// Restart as a server does that keeps its sessions and nothing else.
+    pub fn restart(&mut self) {
+        self.states.all.clear();
+        for client in self.sessions.clients.values_mut() {
+            client.complete = false;
+        }
+        self.script.flags |= RESTART;
+        self.script.grace = true;
+    }
+
     /// Give the content of a file of the root.
     pub fn content(&mut self, name: &str) -> Vec<u8> {
-        let number = self.tree.lookup(tree::ROOT_NUMBER, name.as_bytes()).unwrap();
+        let number = self
+            .tree
+            .lookup(tree::ROOT_NUMBER, name.as_bytes())
+            .unwrap();
         self.tree.node(number).unwrap().data.clone()
     }
 }

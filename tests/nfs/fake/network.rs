@@ -27,7 +27,10 @@ pub fn listen(server: Arc<Mutex<Server>>, connections: Connections) -> u16 {
                 continue;
             }
             client.set_nodelay(true).unwrap();
-            connections.lock().unwrap().push(client.try_clone().unwrap());
+            connections
+                .lock()
+                .unwrap()
+                .push(client.try_clone().unwrap());
             let server = Arc::clone(&server);
             std::thread::spawn(move || {
                 let _ = serve(client, &server);

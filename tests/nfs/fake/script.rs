@@ -52,6 +52,8 @@ pub struct Script {
     pub done: Vec<(u32, Status)>,
     /// `SEQ4_STATUS_*` of every SEQUENCE.
     pub flags: u32,
+    /// Those that nothing takes back.
+    pub stuck: u32,
     /// Highest slot that SEQUENCE tells of, and the one that it would like.
     pub slots: Option<(u32, u32)>,
     /// Attributes that are given; others are not.
@@ -83,6 +85,7 @@ impl Script {
             rules: Vec::new(),
             done: Vec::new(),
             flags: 0,
+            stuck: 0,
             slots: None,
             attributes: Bitmap([u32::MAX; 3]),
             closed: false,

@@ -86,7 +86,11 @@ impl Sessions {
         let client = &self.clients[&id];
         out.u64(id);
         out.u32(client.sequence);
-        out.u32(if client.confirmed { 0x8001_0000 } else { 0x0001_0000 });
+        out.u32(if client.confirmed {
+            0x8001_0000
+        } else {
+            0x0001_0000
+        });
         out.u32(0);
         out.u64(1);
         out.opaque(b"fake");

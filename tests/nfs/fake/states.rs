@@ -60,7 +60,13 @@ impl States {
     }
 
     /// Give an owner's state of a file, made when there is none.
-    pub fn of(&mut self, client: u64, owner: &[u8], file: u64, locks: bool) -> (StateId, &mut State) {
+    pub fn of(
+        &mut self,
+        client: u64,
+        owner: &[u8],
+        file: u64,
+        locks: bool,
+    ) -> (StateId, &mut State) {
         let known = self.all.iter().find(|(_, state)| {
             let same = state.client == client && state.owner == owner && state.file == file;
             same && state.ranges.is_some() == locks && state.revoked.is_none()
@@ -96,12 +102,19 @@ impl States {
         owner: &[u8],
         (start, end, write): Range,
     ) -> Option<(Range, u64, Vec<u8>)> {
-        let others = self.all.values().filter(|state| {
-            state.file == file && (state.client != client || state.owner != owner)
-        });
+        let others = self
+            .all
+            .values()
+            .filter(|state| state.file == file && (state.client != client || state.owner != owner));
         others
             .filter(|state| state.revoked.is_none())
-            .flat_map(|state| state.ranges.iter().flatten().map(move |range| (range, state)))
+            .flat_map(|state| {
+                state
+                    .ranges
+                    .iter()
+                    .flatten()
+                    .map(move |range| (range, state))
+            })
             .find(|(range, _)| range.0 < end && start < range.1 && (write || range.2))
             .map(|(range, state)| (*range, state.client, state.owner.clone()))
     }
@@ -118,7 +131,10 @@ impl States {
     /// Count what is open, or locked.
     pub fn count(&self, locks: bool) -> usize {
         let counts = |state: &&State| {
-            let held = state.ranges.as_ref().map_or(!locks, |held| locks && !held.is_empty());
+            let held = state
+                .ranges
+                .as_ref()
+                .map_or(!locks, |held| locks && !held.is_empty());
             held && state.revoked.is_none()
         };
         self.all.values().filter(counts).count()

@@ -140,14 +140,6 @@ impl Tree {
         Ok(())
     }
 
-    /// Forget an object, as if it had been removed by somebody else.
-    pub fn destroy(&mut self, parent: u64, name: &[u8]) {
-        let number = self.lookup(parent, name).ok();
-        let directory = self.directory(parent);
-        directory.ok().map(|directory| directory.children.remove(name));
-        number.map(|number| self.nodes.remove(&number));
-    }
-
     /// Write a handle.
     pub fn put_handle(&self, number: u64, out: &mut Encoder<'_>) {
         out.u32(12);
