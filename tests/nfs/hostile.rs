@@ -20,6 +20,9 @@ fn set(answer: &mut [u8], at: usize, word: u32) {
     answer[at..at + 4].copy_from_slice(&word.to_be_bytes());
 }
 
+/// Name a lie, and tell it.
+type Lie = (&'static str, fn(&mut Vec<u8>));
+
 /// Lie once, at each of these operations, and give what the host sees.
 fn lie(host: &mut Mounted, things: &Things, act: &Act) -> Vec<Result<()>> {
     let operations = [
@@ -48,7 +51,7 @@ fn lie(host: &mut Mounted, things: &Things, act: &Act) -> Vec<Result<()>> {
 fn an_answer_that_makes_no_sense_is_an_error_once() {
     let mut host = Mounted::soft();
     let things = things(&mut host);
-    let lies: [(&str, fn(&mut Vec<u8>)); 8] = [
+    let lies: [Lie; 8] = [
         ("an unknown operation", |answer| set(answer, SECOND, 4711)),
         ("another operation", |answer| {
             set(answer, SECOND, op::COMMIT)
@@ -77,7 +80,7 @@ fn an_answer_that_makes_no_sense_is_an_error_once() {
 fn an_answer_that_cannot_be_read_is_asked_for_again() {
     let mut host = Mounted::soft();
     let things = things(&mut host);
-    let lies: [(&str, fn(&mut Vec<u8>)); 5] = [
+    let lies: [Lie; 5] = [
         ("the end of the record", |answer| {
             answer.truncate(STATUS + 2)
         }),
@@ -194,7 +197,7 @@ fn lies_at_every_step_to_a_session_are_survived() {
         let kind = kinds[next(&mut random) as usize % kinds.len()];
         let change = move |answer: &mut Vec<u8>| {
             let mut random = random;
-            let at = next(&mut random) as usize % answer.len() & !3;
+            let at = (next(&mut random) as usize % answer.len()) & !3;
             match next(&mut random) % 4 {
                 0 => answer.truncate(at),
                 1 => set(answer, at, next(&mut random) as u32),

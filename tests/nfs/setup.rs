@@ -69,6 +69,52 @@ fn a_mount_that_is_refused_says_why() {
 }
 
 #[test]
+fn a_deep_export_is_found() {
+    use dpfs::wire::nfs4::FileKind;
+    let fake = Fake::start();
+    let (mut at, mut path) = (1, String::new());
+    for depth in 0..40 {
+        let name = format!("folder{depth}");
+        let tree = &mut fake.server().tree;
+        at = tree
+            .make(at, name.as_bytes(), FileKind::Directory, 0o755)
+            .unwrap();
+        path = format!("{path}/{name}");
+    }
+    let mut host = Mounted::of(fake.clone(), |config| config.export = path.clone());
+    host.file(ROOT, "f", b"f");
+    assert!(fake.server().tree.lookup(at, b"f").is_ok());
+    // Not by a server that does not take as much at a time.
+    fake.server().sessions.max_operations = 16;
+    let mut config = config(fake.port);
+    config.export = path;
+    let refused = served::open(&config).map(drop).unwrap_err();
+    assert!(refused.contains("ERR_TOO_MANY_OPS"), "{refused}");
+}
+
+#[test]
+fn a_server_that_refuses_a_session_once_has_not_forgotten_the_locks() {
+    for status in [
+        Status::ERR_SERVERFAULT,
+        Status::ERR_NOSPC,
+        Status::ERR_SEQ_MISORDERED,
+    ] {
+        let mut host = Mounted::new();
+        let things = things(&mut host);
+        let (node, fh) = (things.node, things.fh);
+        host.setlk(node, fh, 7, lock(F_WRLCK, 0, 9)).unwrap();
+        host.fake.server().sessions.sessions.clear();
+        host.refuse(op::CREATE_SESSION, status);
+        let claims = host.fake.server().script.count(op::OPEN);
+        assert_eq!(host.read(node, fh, 0, 9).unwrap(), b"content", "{status}");
+        assert_eq!(host.fake.server().script.count(op::OPEN), claims);
+        assert_eq!(host.fake.server().states.count(true), 1);
+        assert_eq!(host.setlk(node, fh, 7, lock(F_UNLCK, 0, 9)), Ok(()));
+        host.check();
+    }
+}
+
+#[test]
 fn a_mount_that_is_put_off_is_waited_for() {
     for operation in [
         op::EXCHANGE_ID,

@@ -658,7 +658,7 @@ impl Nfs {
             Class::Later => self.delay(handle),
             Class::State => self.reopen(handle, status),
             Class::Client => {
-                self.volume.standing.lock().client = None;
+                self.volume.standing.lock().forgotten();
                 self.make_ready(handle);
                 self.lose_session(status.name());
             }

@@ -34,6 +34,9 @@ const AROUND: u32 = 4096;
 /// Bytes of an answer that is kept.
 const KEPT: u32 = 4096;
 
+/// Most operations of a call: a mount has one for each name of the export's path.
+const OPERATIONS: u32 = 100;
+
 /// Say how the session stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
@@ -152,7 +155,7 @@ impl Nfs {
             max_request: largest,
             max_response: largest,
             max_cached: KEPT,
-            max_operations: 16,
+            max_operations: OPERATIONS,
             max_requests: self.tasks.capacity().min(MAX_SLOTS as u32),
         };
         let back = ChannelSize {
@@ -282,7 +285,7 @@ impl Nfs {
                 self.links[at].ask_at = self.now.after(LATER);
             }
             Err(Trouble::Status(Status::ERR_STALE_CLIENTID)) => {
-                self.volume.standing.lock().client = None;
+                self.volume.standing.lock().forgotten();
                 self.go_on(at, Next::Exchange);
             }
             // A connection asked to carry a session that the server does not know any more.
@@ -292,7 +295,10 @@ impl Nfs {
             Err(Trouble::Status(status)) => {
                 crate::log::warn!("nfs: the server refuses the session: {}", status.name());
                 self.mount_failed = Some(status);
-                self.volume.standing.lock().client = None;
+                {
+                    let mut standing = self.volume.standing.lock();
+                    standing.before = standing.client.take().or(standing.before);
+                }
                 self.close_link(at);
             }
             Err(Trouble::Malformed) => {
@@ -313,7 +319,8 @@ impl Nfs {
             Ask::Exchange => {
                 let (client, sequence, confirmed, _) = ok(results.exchange_id())?;
                 let mut standing = self.volume.standing.lock();
-                if standing.client != Some(client) && !(confirmed && standing.client.is_some()) {
+                // A server that knows us by the same number has what it had of ours.
+                if !confirmed || standing.before.take() != Some(client) {
                     standing.complete = false;
                     self.volume.locks.lock().forget_states();
                 }

@@ -148,12 +148,21 @@ pub struct Standing {
     pub taken: bool,
     /// Client ID; `None` when the server does not know us.
     pub client: Option<u64>,
+    /// Client ID under which the server refused a session, which is not to say that it forgot it.
+    pub before: Option<u64>,
     /// Number of the next CREATE_SESSION.
     pub sequence: u32,
     /// The server has been told that everything is reclaimed.
     pub complete: bool,
     /// The server may have forgotten content that is kept: it is to be written again before anything else.
     pub rewrite: bool,
+}
+
+impl Standing {
+    /// The server does not know the client any more.
+    pub fn forgotten(&mut self) {
+        (self.client, self.before) = (None, None);
+    }
 }
 
 /// Share an export between the cores of its device.

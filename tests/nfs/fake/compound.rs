@@ -99,7 +99,7 @@ impl Server {
                 Some(Act::Status(refused)) => status = refused,
             }
             if number == op::SEQUENCE && status.is_ok() && done == 0 {
-                match self.repeats(record, &input) {
+                match self.repeats(record, count, &input) {
                     Ok(None) => {}
                     Ok(Some(kept)) => {
                         // All but the transaction number, which is that of the repetition.
@@ -161,12 +161,20 @@ impl Server {
     }
 
     /// Look whether a call is a repetition, and give the answer that was kept.
-    fn repeats(&mut self, record: &[u8], input: &Decoder<'_>) -> Result<Option<Vec<u8>>, Refused> {
+    fn repeats(
+        &mut self,
+        record: &[u8],
+        count: u32,
+        input: &Decoder<'_>,
+    ) -> Result<Option<Vec<u8>>, Refused> {
         let mut input = *input;
         let session: SessionId = input.fixed()?;
         let [sequence, slot] = [input.u32()?, input.u32()?];
         let found = self.sessions.sessions.get_mut(&session);
         let found = found.ok_or(Refused(Status::ERR_BADSESSION))?;
+        if count > found.operations {
+            return Err(Refused(Status::ERR_TOO_MANY_OPS));
+        }
         let place = found.slots.get(slot as usize);
         let place = place.ok_or(Refused(Status::ERR_BADSLOT))?;
         if sequence == place.sequence.wrapping_add(1) {

@@ -34,6 +34,8 @@ pub struct Slot {
 pub struct Session {
     pub client: u64,
     pub slots: Vec<Slot>,
+    /// Most operations of a call.
+    pub operations: u32,
 }
 
 /// Hold all of them.
@@ -43,6 +45,8 @@ pub struct Sessions {
     next: u64,
     /// Largest answer of a session that is made.
     pub max_response: u32,
+    /// Most operations of a call of one.
+    pub max_operations: u32,
 }
 
 impl Sessions {
@@ -53,6 +57,7 @@ impl Sessions {
             sessions: HashMap::new(),
             next: 1,
             max_response: 2 << 20,
+            max_operations: 100,
         }
     }
 
@@ -123,12 +128,19 @@ impl Sessions {
         let mut session = [0; 16];
         session[..8].copy_from_slice(&self.next.to_be_bytes());
         let slots = vec![Slot::default(); SLOTS as usize];
-        self.sessions.insert(session, Session { client: id, slots });
+        let operations = words[4].min(self.max_operations);
+        let made = Session {
+            client: id,
+            slots,
+            operations,
+        };
+        self.sessions.insert(session, made);
         out.fixed(&session);
         out.u32(sequence);
         out.u32(0);
         for most in [SLOTS.min(words[5]), 1] {
-            for word in [0, 2 << 20, self.max_response, 8192, 16, most, 0] {
+            out.u32(0);
+            for word in [2 << 20, self.max_response, 8192, operations, most, 0] {
                 out.u32(word);
             }
         }
