@@ -7,14 +7,15 @@ use crate::wire::errno::Errno;
 use crate::wire::fuse::Kstatfs;
 use crate::wire::nfs4::{
     AttrRequest, Compound, FileAttr, Handle, OpenClaim, OpenHow, Results, SequenceResult, StateId,
-    Status, op,
+    Status, attr, op,
 };
 use crate::wire::xdr::{Malformed, Result as Decoded};
 
+use super::halfway::opened;
 use super::instance::{Nfs, free_file};
 use super::meta::{RenamePart, remove_call, rename_call};
 use super::op::{Op, Opening, Stage, Step, With};
-use super::volume::{Leftover, OpenFile, OpenState, Silly};
+use super::volume::{Leftover, OpenFile, Silly};
 
 /// Say why a call did not do what it was to do.
 #[derive(Clone, Copy, Debug)]
@@ -44,28 +45,41 @@ pub fn ok<T>(outcome: Decoded<Result<T, Status>>) -> Result<T, Trouble> {
 /// 18.23.3).
 pub const DOTS: u64 = 2;
 
+/// Number of an entry of which the server gives none; with zero the host's C library would hide it.
+const UNKNOWN_INO: u64 = 0xffff_ffff;
+
 /// What a directory's record says of an entry's type: the file type bits of the mode, without the last twelve.
 const fn dirent_kind(mode: u32) -> u8 {
     (mode >> 12) as u8
 }
 
 impl Nfs {
+    /// Tell whether an answer is to the call that went in a task's slot: a server that mistakes a slot's next call for a
+    /// repetition gives the answer to the one before.
+    pub(super) fn is_of(&self, handle: TaskId, sequence: &SequenceResult) -> bool {
+        self.tasks.get(handle).is_some_and(|task| {
+            sequence.session == self.session
+                && sequence.slot == task.slot
+                && sequence.sequence == self.slots.sequence(task.slot)
+        })
+    }
+
     /// Note what SEQUENCE says of the session.
     pub(super) fn note_sequence(&mut self, _: TaskId, sequence: &SequenceResult) {
         let most = sequence.highest.min(sequence.target).saturating_add(1);
         self.slots.set_limit(most.min(self.most_slots));
-        if sequence.flags & SequenceResult::REVOKED != 0 && !self.warned {
-            self.warned = true;
-            crate::log::warn!(
-                "nfs: the server revoked state; files are opened again as they are used"
-            );
-        }
+        self.note_flags(sequence.flags);
     }
 
     /// Read the answer to a task's call.
     pub(super) fn results(&mut self, handle: TaskId, mut results: Results<'_>) {
         let sequence = match ok(results.sequence()) {
-            Ok(sequence) => sequence,
+            Ok(sequence) if self.is_of(handle, &sequence) => sequence,
+            Ok(_) | Err(Trouble::Malformed) => {
+                self.fail(handle, Errno::EIO);
+                // Whether the server counted the call is not known.
+                return self.lose_session("an answer makes no sense");
+            }
             Err(Trouble::Status(Status::ERR_DELAY)) => {
                 // Not even begun: the slot has the same number again.
                 self.give_slot(handle, false);
@@ -126,6 +140,7 @@ impl Nfs {
             Op::Renew => {
                 self.finish(handle);
             }
+            Op::Probe(_) => self.probed(handle, results)?,
             Op::Lookup(_) => {
                 putfh(&mut results)?;
                 ok(results.step(op::LOOKUP))?;
@@ -135,15 +150,27 @@ impl Nfs {
                 }
             }
             Op::Make { regular, .. } => {
+                let (regular, user) = (*regular, task.user);
                 putfh(&mut results)?;
-                let open = match *regular {
-                    true => Some(ok(results.open())?),
-                    false => ok(results.create()).map(|()| None)?,
+                let open = if regular {
+                    Some(ok(results.open())?)
+                } else {
+                    ok(results.create())?;
+                    None
                 };
-                let (found, attr) = found(&mut results)?;
-                if let Some(open) = open {
-                    volume.give_back(&open, &found, task.user);
+                let made = ok(results.getfh());
+                let rest = made.and_then(|made| Ok((made, ok(results.getattr())?)));
+                // What is left of the compound is a CLOSE.
+                if let (Some(open), Ok(made)) = (open, made) {
+                    volume.give_back(&open, &made, user);
+                    if !results.status().is_ok() {
+                        volume.leave(Leftover::Open(made, open.stateid, user));
+                    }
                 }
+                let (found, attr) = match rest {
+                    Ok(rest) => rest,
+                    Err(trouble) => return self.half_made(handle, trouble),
+                };
                 if let Op::Make { reply, .. } = self.finish(handle) {
                     self.answer_entry(reply, found, &attr);
                 }
@@ -153,8 +180,11 @@ impl Nfs {
                 ok(results.step(op::SAVEFH))?;
                 putfh(&mut results)?;
                 ok(results.link())?;
-                ok(results.step(op::RESTOREFH))?;
-                let (found, attr) = found(&mut results)?;
+                let linked = ok(results.step(op::RESTOREFH)).and_then(|()| found(&mut results));
+                let (found, attr) = match linked {
+                    Ok(linked) => linked,
+                    Err(trouble) => return self.half_made(handle, trouble),
+                };
                 if let Op::Link(reply) = self.finish(handle) {
                     self.answer_entry(reply, found, &attr);
                 }
@@ -274,6 +304,8 @@ impl Nfs {
                 let verifier = ok(results.commit())?;
                 if !self.committed(handle, &verifier) {
                     self.make_ready(handle);
+                } else if let Some(unsaid) = self.unsaid(handle) {
+                    self.fail(handle, unsaid);
                 } else if let Op::Write { reply, done, .. } = self.finish(handle) {
                     reply.ok(crate::fuse::Written(done as u32));
                 }
@@ -310,63 +342,43 @@ impl Nfs {
                 }
             }
             Op::Open(_, opening) => {
-                let opening = *opening;
-                putfh(&mut results)?;
-                let open = ok(results.open())?;
-                let rest = ok(results.getattr());
-                let user = task.user;
-                volume.give_back(&open, &opening.handle, user);
-                let attr = match rest {
+                let (mut opening, user) = (*opening, task.user);
+                let attr = match opened(volume, user, &mut results, &mut opening, false) {
                     Ok(attr) => attr,
-                    Err(trouble) => {
-                        volume.leave(Leftover::Open(opening.handle, open.stateid, user));
-                        return Err(trouble);
-                    }
+                    Err(trouble) => return self.half_open(handle, opening, trouble),
                 };
+                let stateid = opening.state.unwrap_or_default();
                 if let Op::Open(reply, _) = self.finish(handle) {
                     let file = free_file(&opening, opening.node, opening.handle, user);
-                    file.state.lock().stateid = open.stateid;
+                    file.state.lock().stateid = stateid;
                     match volume.enter(file, attr.change, reply.epoch()) {
                         Ok((fh, flags)) => reply.ok(Opened { fh, flags }),
                         Err((errno, file)) => {
-                            volume.leave(Leftover::Open(file.handle, open.stateid, user));
+                            volume.leave(Leftover::Open(file.handle, stateid, user));
                             reply.err(errno);
                         }
                     }
                 }
             }
             Op::Create(_, opening) => {
-                let opening = *opening;
-                let user = task.user;
-                putfh(&mut results)?;
-                let open = ok(results.open())?;
-                let made = ok(results.getfh())?;
-                volume.give_back(&open, &made, user);
-                let rest = (|| {
-                    if opening.sets {
-                        ok(results.setattr())?;
-                    }
-                    ok(results.getattr())
-                })();
-                let attr = match rest {
+                let (mut opening, user) = (*opening, task.user);
+                let attr = match opened(volume, user, &mut results, &mut opening, true) {
                     Ok(attr) => attr,
-                    Err(trouble) => {
-                        volume.leave(Leftover::Open(made, open.stateid, user));
-                        return Err(trouble);
-                    }
+                    Err(trouble) => return self.half_open(handle, opening, trouble),
                 };
+                let (made, stateid) = (opening.handle, opening.state.unwrap_or_default());
                 if let Op::Create(reply, _) = self.finish(handle) {
                     let epoch = reply.epoch();
                     let entry = match volume.entry(made, &attr, epoch) {
                         Ok(entry) => entry,
                         Err(errno) => {
-                            volume.leave(Leftover::Open(made, open.stateid, user));
+                            volume.leave(Leftover::Open(made, stateid, user));
                             reply.err(errno);
                             return Ok(());
                         }
                     };
                     let file = free_file(&opening, entry.node.0, made, user);
-                    file.state.lock().stateid = open.stateid;
+                    file.state.lock().stateid = stateid;
                     match volume.enter(file, attr.change, epoch) {
                         Ok((fh, flags)) => reply.ok(Created {
                             entry,
@@ -374,7 +386,7 @@ impl Nfs {
                         }),
                         Err((errno, _)) => {
                             volume.nodes.forget(entry.node.0, 1);
-                            volume.leave(Leftover::Open(made, open.stateid, user));
+                            volume.leave(Leftover::Open(made, stateid, user));
                             reply.err(errno);
                         }
                     }
@@ -387,21 +399,21 @@ impl Nfs {
                     let verifier = ok(results.commit())?;
                     self.committed(handle, &verifier);
                 }
+                put_off(&results)?;
                 // A server that forgot the open has closed it.
                 self.released(handle);
             }
             Op::Close | Op::Sweep => {
+                put_off(&results)?;
                 self.finish(handle);
             }
             Op::Reopen => {
                 putfh(&mut results)?;
                 let open = ok(results.open())?;
                 if let Some(file) = &task.file {
-                    *file.state.lock() = OpenState {
-                        stateid: open.stateid,
-                        lost: None,
-                        reopening: false,
-                    };
+                    let mut state = file.state.lock();
+                    (state.stateid, state.lost) = (open.stateid, None);
+                    state.reopening = false;
                     volume.give_back(&open, &file.handle, task.user);
                 }
                 self.finish(handle);
@@ -620,6 +632,7 @@ impl Nfs {
             access: file.access,
             owner: file.owner,
             sets: false,
+            state: None,
         };
         let user = file.user;
         self.start_own(Op::Reopen, user, Some(file), With::Nothing, |call| {
@@ -668,8 +681,14 @@ impl Nfs {
                 last = Some(entry.cookie);
                 continue;
             }
-            let ino = volume.ino(&entry.attr);
-            let kind = dirent_kind(entry.attr.kind.mode());
+            let ino = match volume.ino(&entry.attr) {
+                0 => UNKNOWN_INO,
+                ino => ino,
+            };
+            let kind = match entry.attr.sent.has(attr::TYPE) {
+                true => dirent_kind(entry.attr.kind.mode()),
+                false => 0,
+            };
             let Some(task) = self.tasks.get(handle) else {
                 return Ok(());
             };
@@ -679,7 +698,8 @@ impl Nfs {
                     if !reply.fits(at, entry.name.len()) {
                         None
                     } else {
-                        let known = entry.attr.handle.filter(|_| entry.attr.error == 0);
+                        let tells = entry.attr.error == 0 && entry.attr.is_enough();
+                        let known = entry.attr.handle.filter(|_| tells);
                         let found =
                             known.and_then(|found| volume.entry(found, &entry.attr, epoch).ok());
                         reply.push(at, found.as_ref(), ino, entry.cookie, kind, entry.name)
@@ -733,6 +753,16 @@ pub(super) fn open_call<'a>(call: Compound<'a>, opening: &Opening) -> Compound<'
         &crate::wire::nfs4::Created::No,
         &OpenClaim::Current,
     )
+}
+
+/// Tell whether the server put the rest of a compound off, whatever else it may say of it.
+fn put_off(results: &Results<'_>) -> Result<(), Trouble> {
+    let trouble = Trouble::Status(results.status());
+    if trouble.is_later() {
+        Err(trouble)
+    } else {
+        Ok(())
+    }
 }
 
 fn putfh(results: &mut Results<'_>) -> Result<(), Trouble> {

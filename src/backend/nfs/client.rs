@@ -3,12 +3,14 @@
 use crate::fuse::{Data, Reply};
 use crate::mem::Handle;
 use crate::sys::tcp::Pieces;
+use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
 use crate::wire::nfs4::{Call, Results, StateId, Status, op};
 use crate::wire::rpc::{self, MARK_LEN, Message};
 use crate::wire::xdr::padded;
 
 use super::answer::{Trouble, ok};
+use super::fragments;
 use super::instance::{MAX_LINKS, Nfs};
 use super::link::{ANSWER, ASK, BUFFER, Body, State};
 use super::op::{CALL_ROOM, Op, Place, With};
@@ -44,6 +46,7 @@ impl Nfs {
             any |= self.drive(at);
             any |= self.receive(at);
         }
+        any |= self.heed_flags();
         self.watch();
         any |= self.issue();
         for at in 0..self.links.len() {
@@ -90,6 +93,10 @@ impl Nfs {
         }
         if at == 0 {
             self.end_setup();
+        }
+        if let Some(body) = self.links[at].body {
+            // Its slot is given back already, so nobody sends it again but us.
+            self.make_ready(body.task);
         }
         let now = self.now;
         self.links[at].close(now);
@@ -345,7 +352,7 @@ impl Nfs {
     fn understand(&mut self, at: usize) {
         // The buffer is set aside while its records change everything else.
         let buffer = core::mem::take(&mut self.links[at].buffer);
-        let sound = self.records(at, buffer);
+        let sound = self.records(at, &mut *buffer);
         self.links[at].buffer = buffer;
         if !sound {
             crate::log::warn!("nfs: the server's answer makes no sense");
@@ -353,7 +360,7 @@ impl Nfs {
         }
     }
 
-    fn records(&mut self, at: usize, buffer: &[u8]) -> bool {
+    fn records(&mut self, at: usize, buffer: &mut [u8]) -> bool {
         loop {
             let link = &mut self.links[at];
             if link.body.is_some() || matches!(link.state, State::Down | State::Connecting) {
@@ -367,8 +374,17 @@ impl Nfs {
                 return true;
             };
             let (len, last) = rpc::parse_mark(*mark);
-            if !last || len > self.response_room.max(BUFFER as u32) as usize + BUFFER {
+            if len > self.response_room.max(BUFFER as u32) as usize + BUFFER {
                 return false;
+            }
+            if !last {
+                let joined = fragments::join(&mut buffer[link.start..link.end]);
+                link.end = link.start + joined.len;
+                if joined.whole {
+                    continue;
+                }
+                // The rest is still to come, if there is room for it.
+                return joined.len < buffer.len();
             }
             let come = &come[MARK_LEN..];
             if let Some(record) = come.get(..len) {
@@ -403,6 +419,9 @@ impl Nfs {
             Err(_) => return false,
         };
         if xid == self.links[at].ask_xid && !matches!(self.links[at].ask, Ask::Nothing) {
+            if let Err(denied) = &outcome {
+                self.mount_denied(denied);
+            }
             let results = outcome.map_err(|_| crate::wire::xdr::Malformed);
             self.answered(at, results.and_then(Results::new));
             return true;
@@ -418,14 +437,14 @@ impl Nfs {
             },
             Err(denied) => {
                 crate::log::warn!("nfs: the server refuses a call");
-                self.give_slot(handle, false);
-                self.fail(
-                    handle,
-                    match denied {
-                        rpc::Denied::Credentials(_) => Errno::EACCES,
-                        _ => Errno::EIO,
-                    },
-                );
+                if let rpc::Denied::Credentials(_) = denied {
+                    self.give_slot(handle, false);
+                    self.fail(handle, Errno::EACCES);
+                } else {
+                    self.fail(handle, Errno::EIO);
+                    // Whether the server counted the call before it failed is not known.
+                    self.lose_session("a call was refused by RPC");
+                }
             }
         }
         true
@@ -460,6 +479,9 @@ impl Nfs {
         let Ok(sequence) = ok(results.sequence()) else {
             return false;
         };
+        if !self.is_of(handle, &sequence) {
+            return false;
+        }
         let head = ok(results.step(op::PUTFH)).and_then(|()| ok(results.read()));
         let Ok((end, count)) = head else {
             return false;
@@ -545,28 +567,33 @@ impl Nfs {
             self.volume.settings.options.timeo,
             self.volume.settings.options.soft,
         );
+        let patience = timeo.saturating_mul(u64::from(self.volume.settings.options.retrans) + 1);
         let mut silent = [false; MAX_LINKS];
         let mut given_up = heapless::Vec::<Handle, 64>::new();
         for (handle, task) in self.tasks.iter_mut() {
-            let waits = self.now.since(task.since) > timeo;
+            if task.asked == Instant::default() {
+                task.asked = self.now;
+            }
             match task.place {
                 Place::Delayed(at) if at <= self.now => {
-                    task.place = Place::Ready;
+                    (task.place, task.asked) = (Place::Ready, self.now);
                     self.delayed -= 1;
                     let _ = self.ready.push(handle);
                 }
-                Place::Sent | Place::Ready if waits => {
-                    // A connection that is being made again has its own time.
-                    let link = usize::from(task.link);
-                    silent[link] |=
-                        task.place == Place::Sent && self.links[link].state == State::Bound;
-                    task.tries += 1;
-                    task.since = self.now;
-                    if soft && task.tries > self.volume.settings.options.retrans {
-                        let _ = given_up.push(handle);
-                    }
+                Place::Delayed(_) => {}
+                // However often the server answered with nothing that helps, or a connection broke.
+                Place::Sent | Place::Ready if soft && self.now.since(task.asked) > patience => {
+                    let _ = given_up.push(handle);
                 }
-                _ => {}
+                Place::Sent | Place::Ready if self.now.since(task.since) > timeo => {
+                    // A connection that is being made again has its own time.
+                    let link = &self.links[usize::from(task.link)];
+                    let reads = link.body.is_some_and(|body| body.task == handle);
+                    silent[usize::from(task.link)] |=
+                        (task.place == Place::Sent || reads) && link.state == State::Bound;
+                    task.since = self.now;
+                }
+                Place::Sent | Place::Ready => {}
             }
         }
         for handle in given_up {
@@ -660,7 +687,7 @@ impl Nfs {
             Class::Later => self.delay(handle),
             Class::State => self.reopen(handle, status),
             Class::Client => {
-                self.volume.standing.lock().client = None;
+                self.volume.standing.lock().forgotten();
                 self.make_ready(handle);
                 self.lose_session(status.name());
             }

@@ -1,12 +1,14 @@
 //! Making content durable: WRITEs that are kept, and COMMITs.
 
-use crate::mem::Handle as TaskId;
+use crate::mem::{Handle as TaskId, Pinned};
+use crate::wire::errno::Errno;
 use crate::wire::nfs4::{Compound, Handle, Status, Verifier};
 use crate::wire::rpc::Credentials;
 
 use super::instance::Nfs;
 use super::op::{Op, Stage, With};
 use super::uncommitted::Record;
+use super::volume::OpenFile;
 
 /// Nanoseconds after which what is kept is made durable although nobody asks.
 const AGE: u64 = 5_000_000_000;
@@ -121,10 +123,16 @@ impl Nfs {
         self.build_again(handle, With::Nothing, |call| commit_call(call, file));
     }
 
-    /// Begin to make a file's content durable.
-    pub(super) fn sync(&mut self, node: u64, file: &Handle, user: Credentials, op: Op) {
+    /// Begin to make a file's content durable, for who has it open or for nobody in particular.
+    pub(super) fn sync(
+        &mut self,
+        node: u64,
+        (file, opened): (&Handle, Option<Pinned<OpenFile>>),
+        user: Credentials,
+        op: Op,
+    ) {
         let upto = self.volume.uncommitted.lock().number();
-        let begun = self.start(op, user, None, With::Nothing, |call| {
+        let begun = self.start(op, user, opened, With::Nothing, |call| {
             commit_call(call, file)
         });
         if let Some(task) = begun.and_then(|handle| self.tasks.get_mut(handle)) {
@@ -143,7 +151,7 @@ impl Nfs {
             let user = self.user(record.user());
             // One of our own that does not find room leaves it so.
             self.committing = self.tasks.len() < self.tasks.capacity();
-            self.sync(record.node, &record.handle, user, Op::Commit);
+            self.sync(record.node, (&record.handle, None), user, Op::Commit);
         }
     }
 
@@ -170,9 +178,22 @@ impl Nfs {
             self.build_again(handle, With::Nothing, |call| {
                 commit_call(call, &record.handle)
             });
-        } else if let Op::Sync { reply, .. } = self.finish(handle) {
-            reply.ok(());
+            return;
         }
+        let unsaid = self.unsaid(handle);
+        if let Op::Sync { reply, .. } = self.finish(handle) {
+            match unsaid {
+                Some(unsaid) => reply.err(unsaid),
+                None => reply.ok(()),
+            }
+        }
+    }
+
+    /// Take what the host is still to be told of content of a task's open file: it may have been refused when it was
+    /// written again.
+    pub(super) fn unsaid(&self, handle: TaskId) -> Option<Errno> {
+        let file = self.tasks.get(handle)?.file.as_ref()?;
+        file.state.lock().unsaid.take()
     }
 
     /// The server refuses to make content durable: it is lost.
@@ -188,6 +209,10 @@ impl Nfs {
         if commits {
             self.volume
                 .lose_content(task.node, task.upto, status.errno());
+            // Who asked for it is told by the answer.
+            if let Some(file) = &task.file {
+                file.state.lock().unsaid = None;
+            }
         }
     }
 }

@@ -41,6 +41,15 @@ impl Nfs {
         }
     }
 
+    /// Keep the name that a task is about, and its directory.
+    fn set_name(&mut self, task: Option<TaskId>, dir: &Handle, name: Name<'_>) {
+        if let Some(task) = task {
+            let args = &mut self.args[task.index as usize];
+            args.handles[0] = *dir;
+            args.set_name(0, name.bytes());
+        }
+    }
+
     pub(super) fn writable(&self) -> Result<(), Errno> {
         if self.volume.settings.options.read_only {
             Err(Errno::EROFS)
@@ -74,7 +83,7 @@ impl Nfs {
             ..Settable::default()
         };
         let regular = false;
-        self.start(
+        let begun = self.start(
             Op::Make { reply, regular },
             user,
             None,
@@ -87,6 +96,7 @@ impl Nfs {
                 )
             },
         );
+        self.set_name(begun, &dir, name);
     }
 
     fn list(&mut self, rq: &Request, node: NodeId, fh: Fh, position: u64, op: Op) {
@@ -143,7 +153,7 @@ fn time(time: SetTime) -> nfs4::SetTime {
 }
 
 /// Times that an exclusive creation leaves to be set: the server kept the verifier in them.
-const FRESH: Settable<'static> = Settable {
+pub(super) const FRESH: Settable<'static> = Settable {
     size: None,
     mode: None,
     owner: None,
@@ -355,7 +365,7 @@ impl FileSystem for Nfs {
             reply,
             regular: true,
         };
-        self.start(op, user, None, With::Current, |call| {
+        let begun = self.start(op, user, None, With::Current, |call| {
             with_attributes(call.sequence(true).putfh(&dir).open(
                 0,
                 &open,
@@ -364,6 +374,7 @@ impl FileSystem for Nfs {
             ))
             .close()
         });
+        self.set_name(begun, &dir, name);
     }
 
     fn link(
@@ -382,10 +393,11 @@ impl FileSystem for Nfs {
             Err(error) => return reply.err(error),
         };
         let user = self.caller(&rq.caller, None);
-        self.start(Op::Link(reply), user, None, With::Nothing, |call| {
+        let begun = self.start(Op::Link(reply), user, None, With::Nothing, |call| {
             let call = call.sequence(true).putfh(&fh).savefh().putfh(&dir);
             with_attributes(call.link(new_name.bytes()).restorefh())
         });
+        self.set_name(begun, &dir, new_name);
     }
 
     fn unlink(&mut self, rq: &Request, parent: NodeId, name: Name<'_>, reply: Reply<()>) {
@@ -409,11 +421,7 @@ impl FileSystem for Nfs {
                 }
             },
         );
-        if let Some(handle) = begun {
-            let args = &mut self.args[handle.index as usize];
-            args.handles[0] = dir;
-            args.set_name(0, name.bytes());
-        }
+        self.set_name(begun, &dir, name);
     }
 
     fn rmdir(&mut self, rq: &Request, parent: NodeId, name: Name<'_>, reply: Reply<()>) {
@@ -501,6 +509,7 @@ impl FileSystem for Nfs {
             access: access(flags),
             owner: self.volume.number(),
             sets: false,
+            state: None,
         };
         let user = self.caller(&rq.caller, None);
         self.start(
@@ -533,6 +542,7 @@ impl FileSystem for Nfs {
             access: access(flags),
             owner: self.volume.number(),
             sets: exclusive,
+            state: None,
         };
         let with = if exclusive {
             With::Current
@@ -692,15 +702,18 @@ impl FileSystem for Nfs {
             Ok(file) => file,
             Err(error) => return reply.err(error),
         };
-        let lost = file.state.lock().lost;
-        let handle = file.handle;
+        let error = {
+            let mut state = file.state.lock();
+            state.lost.or_else(|| state.unsaid.take())
+        };
+        if error.is_none() && self.volume.is_uncommitted(node.0) {
+            let (user, handle) = (self.caller(&rq.caller, None), file.handle);
+            let op = Op::Sync { reply, all: false };
+            return self.sync(node.0, (&handle, Some(file)), user, op);
+        }
         self.unpin(file);
-        match lost {
-            Some(lost) => reply.err(lost),
-            None if self.volume.is_uncommitted(node.0) => {
-                let user = self.caller(&rq.caller, None);
-                self.sync(node.0, &handle, user, Op::Sync { reply, all: false });
-            }
+        match error {
+            Some(error) => reply.err(error),
             None => reply.ok(()),
         }
     }
@@ -716,6 +729,7 @@ impl FileSystem for Nfs {
             access: 0,
             owner: 0,
             sets: false,
+            state: None,
         };
         let user = self.caller(&rq.caller, None);
         let file = free_file(&opening, node.0, handle, user);
@@ -766,7 +780,7 @@ impl FileSystem for Nfs {
             Some((_, record)) => {
                 let user = self.user(record.user());
                 let op = Op::Sync { reply, all: true };
-                self.sync(record.node, &record.handle, user, op);
+                self.sync(record.node, (&record.handle, None), user, op);
             }
             None => reply.ok(()),
         }

@@ -63,7 +63,16 @@ pub struct Nfs {
     pub(super) renewed: Instant,
     /// Tasks that wait for a time.
     pub(super) delayed: u32,
-    pub(super) warned: bool,
+    /// The server says that it restarted, and what is to be done about it is still to be done.
+    pub(super) restarted: bool,
+    pub(super) reclaims: bool,
+    /// It says that it revoked state; all is being asked after; when, and how often, that began.
+    pub(super) revoked: bool,
+    pub(super) probing: bool,
+    pub(super) probed: Instant,
+    pub(super) probes: u64,
+    /// Life of our state at the server in which the session began.
+    pub(super) life: u32,
     /// A COMMIT of our own is under way.
     pub(super) committing: bool,
     /// When the last one began.
@@ -102,6 +111,7 @@ pub(super) fn free_file(
         state: Mutex::new(OpenState {
             stateid: StateId::ANONYMOUS,
             lost: None,
+            unsaid: None,
             reopening: false,
         }),
         verifier: Mutex::new([0; 8]),
@@ -151,7 +161,13 @@ impl Nfs {
             tick: Instant::default(),
             renewed: Instant::default(),
             delayed: 0,
-            warned: false,
+            restarted: false,
+            reclaims: false,
+            revoked: false,
+            probing: false,
+            probed: Instant::default(),
+            probes: 0,
+            life: 0,
             committing: false,
             settled: Instant::default(),
             rewriting: (0, 0),
@@ -238,6 +254,7 @@ impl Nfs {
             xid: 0,
             link: 0,
             since: self.now,
+            asked: Instant::default(),
             tries: 0,
             node: 0,
             upto: 0,
@@ -299,6 +316,7 @@ impl Nfs {
             Some(call) => {
                 task.call = call;
                 task.with = with;
+                task.asked = Instant::default();
                 true
             }
             None => {
@@ -324,8 +342,10 @@ impl Nfs {
         {
             self.volume.uncommitted.lock().release(count);
         }
-        if let Op::Lock(call) = &task.op {
-            self.settle_lock(call);
+        match &task.op {
+            Op::Lock(call) => self.settle_lock(call),
+            Op::Probe(_) => self.probing = false,
+            _ => {}
         }
         if let Op::Copy(call) = &mut task.op
             && let Some(source) = call.source.take()
@@ -389,6 +409,7 @@ impl Nfs {
             }
         }
         self.commit_old();
+        self.probe_state();
         if self.now.since(self.renewed) > self.volume.settings.lease / 3 {
             self.renewed = self.now;
             self.start_own(Op::Renew, self.machine(), None, With::Nothing, |call| {
@@ -456,7 +477,7 @@ impl Nfs {
             Op::Readdir(reply) => (reply.wanted(), AttrRequest::NAME),
             _ => return,
         };
-        let bytes = wanted.clamp(LISTING.0, LISTING.1) as u32;
+        let bytes = at_once(wanted.max(LISTING.0), LISTING.1 as u32, self.response_room) as u32;
         self.build(handle, With::Nothing, 0, |call| {
             call.sequence(false)
                 .putfh(&fh)

@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 
 use crate::fuse::{Lock, LockKind, LockRequest, Reply};
 use crate::mem::{Handle as TaskId, Pinned, SlotId};
+use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
 use crate::wire::nfs4::{
     Class, Compound, Created, Locked, OpenClaim, OpenHow, Results, StateId, Status, TO_END, op,
@@ -81,7 +82,7 @@ pub(super) fn leave_call<'a>(
 
 impl NfsVolume {
     /// Leave a holder's open and locks to be ended at the server.
-    fn leave_holder(&self, holder: &Holder) {
+    pub(super) fn leave_holder(&self, holder: &Holder) {
         let Some(open) = holder.open else { return };
         self.leave(match holder.lock {
             Some(lock) => Leftover::Locks(holder.handle, lock.newest(), open, holder.user),
@@ -122,9 +123,10 @@ impl NfsVolume {
             return;
         };
         crate::log::warn!("nfs: locks are lost; what was opened for them fails");
-        self.fail_opened(Errno::EIO, |file| {
-            openers.contains(&file.owner) || (more && file.node == lost.key.node)
-        });
+        self.each_opened(
+            |file| openers.contains(&file.owner) || (more && file.node == lost.key.node),
+            |state| state.lost = Some(Errno::EIO),
+        );
     }
 
     /// Read a lock that is in the way.
@@ -199,7 +201,21 @@ impl Nfs {
             owner,
             flock: false,
         };
-        if self.volume.locks.lock().find(&key).is_none() {
+        let unsaid = file.state.lock().unsaid.take();
+        let mut locks = self.volume.locks.lock();
+        let held = locks.find(&key);
+        if let Some(unsaid) = unsaid {
+            // The host hears of that, and the server of the locks when it is free.
+            let holder = held.and_then(|at| locks.remove(at, |_| ()));
+            drop(locks);
+            if let Some(holder) = holder {
+                self.volume.leave_holder(&holder);
+            }
+            self.unpin(file);
+            return reply.err(unsaid);
+        }
+        drop(locks);
+        if held.is_none() {
             self.unpin(file);
             return reply.ok(());
         }
@@ -404,8 +420,12 @@ impl Nfs {
         if let Some(holder) = locks.get_mut(at) {
             holder.lock = Some(state);
             if closes {
-                // An open that the server does not close now it closes when it misses our lease.
-                (holder.open, holder.lock) = (None, None);
+                let open = holder.open.take();
+                holder.lock = None;
+                // Any other open that the server does not close now it closes when it misses our lease.
+                if let Some(open) = open.filter(|_| results.status().class() == Class::Later) {
+                    volume.leave(Leftover::Open(holder.handle, open, holder.user));
+                }
             }
         }
         let set = (!unlocks).then_some((lock.kind == LockKind::Write, opener));
@@ -516,7 +536,7 @@ impl Nfs {
         }
         for (handle, task) in self.tasks.iter_mut() {
             if let (Op::Lock(_), Place::Delayed(_)) = (&task.op, task.place) {
-                task.place = Place::Ready;
+                (task.place, task.asked) = (Place::Ready, Instant::default());
                 self.delayed -= 1;
                 let _ = self.ready.push(handle);
             }

@@ -27,6 +27,8 @@ mod client;
 mod commit;
 mod copy;
 mod filesystem;
+mod fragments;
+mod halfway;
 mod idmap;
 mod instance;
 mod leave;
@@ -37,6 +39,7 @@ mod meta;
 mod op;
 mod recovery;
 mod relock;
+mod revoked;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;

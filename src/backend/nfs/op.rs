@@ -13,6 +13,7 @@ use crate::wire::rpc::Credentials;
 
 use super::copy::CopyCall;
 use super::locks::LockCall;
+use super::revoked::Probe;
 use super::volume::{OpenFile, Silly};
 
 /// Bytes of a task's call: a link's target of 4095 bytes is the longest thing in one.
@@ -31,6 +32,8 @@ pub struct Opening {
     pub owner: u64,
     /// The creation is exclusive: the compound has a SETATTR.
     pub sets: bool,
+    /// What was opened, while the rest of the compound is still to be done; `handle` is then the file's.
+    pub state: Option<StateId>,
 }
 
 /// Say what a task is, and hold what is needed for its answer.
@@ -164,6 +167,8 @@ pub enum Op {
     Reopen,
     /// The lease is renewed.
     Renew,
+    /// A state is asked after.
+    Probe(Probe),
 }
 
 /// Say how far a WRITE is.
@@ -242,7 +247,9 @@ pub struct Task {
     pub link: u8,
     /// When it was sent.
     pub since: Instant,
-    /// How often it was delayed, or met silence.
+    /// When it was first seen without an answer since it last got on; zero before.
+    pub asked: Instant,
+    /// How often it was delayed.
     pub tries: u32,
     /// Node that it is about.
     pub node: u64,
@@ -291,7 +298,12 @@ impl Op {
             | Self::Space { reply, .. }
             | Self::Sync { reply, .. }
             | Self::Release { reply, .. } => reply.err(error),
-            Self::Commit | Self::Close | Self::Sweep | Self::Reopen | Self::Renew => {}
+            Self::Commit
+            | Self::Close
+            | Self::Sweep
+            | Self::Reopen
+            | Self::Renew
+            | Self::Probe(_) => {}
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::sys::time::Instant;
 use crate::wire::nfs4::{
     AttrRequest, ChannelSize, Class, Compound, Created, Handle, OpenClaim, OpenHow, Results, Status,
 };
+use crate::wire::rpc::Denied;
 use crate::wire::xdr::Malformed;
 
 use super::answer::{Trouble, ok};
@@ -32,6 +33,9 @@ const LATER: u64 = 200_000_000;
 const AROUND: u32 = 4096;
 /// Bytes of an answer that is kept.
 const KEPT: u32 = 4096;
+
+/// Most operations of a call: a mount has one for each name of the export's path.
+const OPERATIONS: u32 = 100;
 
 /// Say how the session stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,7 +157,7 @@ impl Nfs {
             max_request: largest,
             max_response: largest,
             max_cached: KEPT,
-            max_operations: 16,
+            max_operations: OPERATIONS,
             max_requests: self.tasks.capacity().min(MAX_SLOTS as u32),
         };
         let back = ChannelSize {
@@ -241,10 +245,22 @@ impl Nfs {
         }
     }
 
+    /// RPC refuses what a connection asked: a mount need not ask again for what no patience gives.
+    pub(super) fn mount_denied(&mut self, denied: &Denied) {
+        /// `PROG_UNAVAIL`, `PROG_MISMATCH`, `PROC_UNAVAIL`: there is no NFSv4.
+        const NO_PROGRAM: core::ops::RangeInclusive<u32> = 1..=3;
+        self.mount_failed = match denied {
+            Denied::Credentials(_) => Some(Status::ERR_WRONGSEC),
+            Denied::Program(status) if NO_PROGRAM.contains(status) => {
+                Some(Status::ERR_MINOR_VERS_MISMATCH)
+            }
+            Denied::Program(_) | Denied::Version => return,
+        };
+    }
+
     /// Read the answer to what a connection asked.
     pub(super) fn answered(&mut self, at: usize, results: Result<Results<'_>, Malformed>) {
         let ask = self.drop_ask(at);
-        self.links[at].proven();
         self.silent = false;
         let outcome = match results {
             Ok(results) => self.take_answer(at, &ask, results),
@@ -259,7 +275,10 @@ impl Nfs {
             _ => None,
         };
         match outcome {
-            Ok(next) => self.go_on(at, next),
+            Ok(next) => {
+                self.links[at].proven();
+                self.go_on(at, next);
+            }
             Err(Trouble::Status(Status::ERR_DELAY | Status::ERR_GRACE)) => {
                 // The connection stays; what was asked is asked again from where it was.
                 if claimed.is_some() {
@@ -269,7 +288,7 @@ impl Nfs {
                 self.links[at].ask_at = self.now.after(LATER);
             }
             Err(Trouble::Status(Status::ERR_STALE_CLIENTID)) => {
-                self.volume.standing.lock().client = None;
+                self.volume.standing.lock().forgotten();
                 self.go_on(at, Next::Exchange);
             }
             // A connection asked to carry a session that the server does not know any more.
@@ -279,7 +298,10 @@ impl Nfs {
             Err(Trouble::Status(status)) => {
                 crate::log::warn!("nfs: the server refuses the session: {}", status.name());
                 self.mount_failed = Some(status);
-                self.volume.standing.lock().client = None;
+                {
+                    let mut standing = self.volume.standing.lock();
+                    standing.before = standing.client.take().or(standing.before);
+                }
                 self.close_link(at);
             }
             Err(Trouble::Malformed) => {
@@ -300,7 +322,8 @@ impl Nfs {
             Ask::Exchange => {
                 let (client, sequence, confirmed, _) = ok(results.exchange_id())?;
                 let mut standing = self.volume.standing.lock();
-                if standing.client != Some(client) && !(confirmed && standing.client.is_some()) {
+                // A server that knows us by the same number has what it had of ours.
+                if !confirmed || standing.before.take() != Some(client) {
                     standing.complete = false;
                     self.volume.locks.lock().forget_states();
                 }
@@ -324,6 +347,7 @@ impl Nfs {
                 self.request_room = made.fore.max_request;
                 self.response_room = made.fore.max_response;
                 self.links[at].state = State::Bound;
+                self.life = self.volume.locks.lock().life();
                 (self.claimed, self.relocked) = (0, 0);
                 (self.rewriting, self.checked) = ((0, 0), false);
                 Ok(if complete { Next::Rewrite } else { Next::Claim })

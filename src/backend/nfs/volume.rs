@@ -113,6 +113,8 @@ pub struct OpenState {
     pub stateid: StateId,
     /// Why it is lost for good.
     pub lost: Option<Errno>,
+    /// Why content that was answered is lost, until the host is told: by the next FSYNC or FLUSH, and once.
+    pub unsaid: Option<Errno>,
     /// A task is opening the file again.
     pub reopening: bool,
 }
@@ -155,12 +157,21 @@ pub struct Standing {
     pub taken: bool,
     /// Client ID; `None` when the server does not know us.
     pub client: Option<u64>,
+    /// Client ID under which the server refused a session, which is not to say that it forgot it.
+    pub before: Option<u64>,
     /// Number of the next CREATE_SESSION.
     pub sequence: u32,
     /// The server has been told that everything is reclaimed.
     pub complete: bool,
     /// The server may have forgotten content that is kept: it is to be written again before anything else.
     pub rewrite: bool,
+}
+
+impl Standing {
+    /// The server does not know the client any more.
+    pub fn forgotten(&mut self) {
+        (self.client, self.before) = (None, None);
+    }
 }
 
 /// Share an export between the cores of its device.
@@ -289,7 +300,7 @@ impl NfsVolume {
         self.settings.options.uncommitted > 0 && self.uncommitted.lock().has(node)
     }
 
-    /// Content of a file is lost that was answered before number `upto`: whoever has it open is told.
+    /// Content of a file is lost that was answered before number `upto`: whoever has it open is told, once each.
     pub(super) fn lose_content(&'static self, node: u64, upto: u64, why: Errno) {
         self.uncommitted.lock().forget(node, upto);
         if why == Errno::ESTALE {
@@ -297,16 +308,20 @@ impl NfsVolume {
             return;
         }
         crate::log::warn!("nfs: content that was written is lost: {}", why);
-        self.fail_opened(why, |file| file.node == node);
+        self.each_opened(|file| file.node == node, |state| state.unsaid = Some(why));
     }
 
-    /// Have open files fail from now on.
-    pub(super) fn fail_opened(&'static self, why: Errno, which: impl Fn(&OpenFile) -> bool) {
+    /// Note something of open files.
+    pub(super) fn each_opened(
+        &'static self,
+        which: impl Fn(&OpenFile) -> bool,
+        note: impl Fn(&mut OpenState),
+    ) {
         let mut place = 0;
         while let Some((next, file)) = self.files.pin_after(place) {
             place = next;
             if file.access != 0 && which(&file) {
-                file.state.lock().lost = Some(why);
+                note(&mut file.state.lock());
             }
             if let Some(file) = file.unpin() {
                 self.dispose(&file);
@@ -430,7 +445,8 @@ impl NfsVolume {
                         return true;
                     }
                     node.opens += 1;
-                    core::mem::replace(&mut node.change, change) == change
+                    // Of a server that tells of no changes nothing is known.
+                    core::mem::replace(&mut node.change, change) == change && change != 0
                 });
                 let cache = match self.settings.options.cache {
                     _ if directory => return Ok((Fh(fh), FopenFlags::empty())),

@@ -243,7 +243,7 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
-/// Hold attributes of a file. What was not sent is zero; `sent` tells.
+/// Hold attributes of a file. What was not sent is zero, and the number of names one; `sent` tells.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileAttr<'a> {
     /// Which of them were sent.
@@ -350,6 +350,11 @@ fn time(input: &mut Decoder<'_>) -> Result<Time> {
 }
 
 impl<'a> FileAttr<'a> {
+    /// Tell whether type and number were sent, without which a file cannot be shown.
+    pub const fn is_enough(&self) -> bool {
+        self.sent.has(attr::TYPE) && self.sent.has(attr::FILEID)
+    }
+
     /// Read attributes.
     ///
     /// # Errors
@@ -358,6 +363,7 @@ impl<'a> FileAttr<'a> {
         let mut list = Values::decode(input)?;
         let mut found = Self {
             sent: list.sent,
+            links: 1,
             ..Self::default()
         };
         while let Some(attribute) = list.next_attribute() {

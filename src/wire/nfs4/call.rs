@@ -718,6 +718,15 @@ impl<'a> Compound<'a> {
         call
     }
 
+    /// Ask whether a state is still valid.
+    #[must_use]
+    pub fn test_stateid(self, stateid: &StateId) -> Self {
+        let mut call = self.op(op::TEST_STATEID);
+        call.out.u32(1);
+        call.stateid(stateid);
+        call
+    }
+
     /// Let the server forget a state that it revoked.
     #[must_use]
     pub fn free_stateid(self, stateid: &StateId) -> Self {

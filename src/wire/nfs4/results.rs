@@ -188,10 +188,15 @@ impl<'a> Results<'a> {
         Handle::new(bytes).map(Ok).ok_or(Malformed)
     }
 
-    /// Read GETATTR of a file.
+    /// Read GETATTR of a file. It is malformed without the file's type and number.
     pub fn getattr(&mut self) -> Outcome<FileAttr<'a>> {
         done!(self, op::GETATTR);
-        FileAttr::decode(&mut self.input).map(Ok)
+        let attr = FileAttr::decode(&mut self.input)?;
+        if attr.is_enough() {
+            Ok(Ok(attr))
+        } else {
+            Err(Malformed)
+        }
     }
 
     /// Read GETATTR of a server.
@@ -430,6 +435,15 @@ impl<'a> Results<'a> {
             name(self.input.opaque(1 << 16)?);
         }
         Ok(Ok((cookie, self.input.bool()?)))
+    }
+
+    /// Read TEST_STATEID of one state.
+    pub fn test_stateid(&mut self) -> Outcome<Status> {
+        done!(self, op::TEST_STATEID);
+        match self.input.u32()? {
+            1 => self.input.u32().map(|status| Ok(Status(status))),
+            _ => Err(Malformed),
+        }
     }
 
     /// Read EXCHANGE_ID: client, sequence number of its first session, whether the server knew it, the server's name.

@@ -84,6 +84,7 @@ fn result(results: &mut Results<'_>, number: u32) -> Result<std::result::Result<
         op::SEEK => drop_it(results.seek()),
         op::COPY => drop_it(results.copy()),
         op::GETXATTR => drop_it(results.getxattr()),
+        op::TEST_STATEID => drop_it(results.test_stateid()),
         op::SETXATTR => results.setxattr(),
         op::REMOVEXATTR => results.removexattr(),
         op::LISTXATTRS => drop_it(results.listxattrs(|_| ())),

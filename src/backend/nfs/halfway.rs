@@ -1,0 +1,101 @@
+//! Compounds that a server did in part: it made or opened something, and put off the rest.
+//!
+//! To send such a call again would make or open a second time (`EEXIST` for a name that we made ourselves), so the task
+//! goes on with the rest alone.
+
+use crate::mem::Handle as TaskId;
+use crate::wire::nfs4::{AttrRequest, Class, FileAttr, Results, op};
+use crate::wire::rpc::Credentials;
+
+use super::answer::{Trouble, ok, with_attributes};
+use super::filesystem::FRESH;
+use super::instance::Nfs;
+use super::op::{Op, Opening, With};
+use super::volume::{Leftover, NfsVolume};
+
+impl Trouble {
+    /// Tell whether the server only asks for patience.
+    pub(super) const fn is_later(&self) -> bool {
+        matches!(self, Self::Status(status) if matches!(status.class(), Class::Later))
+    }
+}
+
+/// Read OPEN, or what is left of it, to the file's attributes; `names` when it named the file in a directory. Notes in
+/// `opening` what was opened.
+pub(super) fn opened<'a>(
+    volume: &NfsVolume,
+    user: Credentials,
+    results: &mut Results<'a>,
+    opening: &mut Opening,
+    names: bool,
+) -> Result<FileAttr<'a>, Trouble> {
+    ok(results.step(op::PUTFH))?;
+    if opening.state.is_none() {
+        let open = ok(results.open())?;
+        if names {
+            opening.handle = ok(results.getfh())?;
+        }
+        opening.state = Some(open.stateid);
+        volume.give_back(&open, &opening.handle, user);
+    }
+    if opening.sets {
+        ok(results.setattr())?;
+    }
+    ok(results.getattr())
+}
+
+impl Nfs {
+    /// A file was opened, and then something failed: go on with the rest later, or have the file closed.
+    pub(super) fn half_open(
+        &mut self,
+        handle: TaskId,
+        opening: Opening,
+        trouble: Trouble,
+    ) -> Result<(), Trouble> {
+        let (Some(state), Some(task)) = (opening.state, self.tasks.get_mut(handle)) else {
+            return Err(trouble);
+        };
+        if !trouble.is_later() {
+            let user = task.user;
+            self.volume
+                .leave(Leftover::Open(opening.handle, state, user));
+            return Err(trouble);
+        }
+        if let Op::Open(_, noted) | Op::Create(_, noted) = &mut task.op {
+            *noted = opening;
+        }
+        let built = self.build(handle, With::This(state), 0, |call| {
+            let call = call.sequence(true).putfh(&opening.handle);
+            let call = if opening.sets {
+                call.setattr(&FRESH)
+            } else {
+                call
+            };
+            call.getattr(&AttrRequest::STAT)
+        });
+        if built {
+            self.delay(handle);
+        }
+        Ok(())
+    }
+
+    /// Something was made, or got one more name, and then something failed: look it up later.
+    pub(super) fn half_made(&mut self, handle: TaskId, trouble: Trouble) -> Result<(), Trouble> {
+        let Some(task) = self.tasks.get_mut(handle).filter(|_| trouble.is_later()) else {
+            return Err(trouble);
+        };
+        task.op = match core::mem::replace(&mut task.op, Op::Renew) {
+            Op::Make { reply, .. } | Op::Link(reply) => Op::Lookup(reply),
+            other => other,
+        };
+        let args = self.args[handle.index as usize];
+        let built = self.build(handle, With::Nothing, 0, |call| {
+            let call = call.sequence(false).putfh(&args.handles[0]);
+            with_attributes(call.lookup(args.name(0)))
+        });
+        if built {
+            self.delay(handle);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! Connections: records in and out, whole, in pieces, late, or not at all.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use dpfs::wire::rpc::{MARK_LEN, parse_mark};
+use dpfs::wire::xdr::Encoder;
+
+use super::Server;
+use super::compound::Delivery;
+
+/// Connections that stand.
+pub type Connections = Arc<Mutex<Vec<TcpStream>>>;
+
+/// Bytes that hold any answer.
+const ROOM: usize = 3 << 20;
+
+/// Serve connections until the process ends; gives the port.
+pub fn listen(server: Arc<Mutex<Server>>, connections: Connections) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            if server.lock().unwrap().script.closed {
+                continue;
+            }
+            client.set_nodelay(true).unwrap();
+            connections
+                .lock()
+                .unwrap()
+                .push(client.try_clone().unwrap());
+            let server = Arc::clone(&server);
+            std::thread::spawn(move || {
+                let _ = serve(client, &server);
+            });
+        }
+    });
+    port
+}
+
+/// Cut them all.
+pub fn cut(connections: &Connections) {
+    for connection in connections.lock().unwrap().drain(..) {
+        let _ = connection.shutdown(Shutdown::Both);
+    }
+}
+
+/// Serve one connection to its end.
+fn serve(mut client: TcpStream, server: &Mutex<Server>) -> std::io::Result<()> {
+    let mut room = vec![0; ROOM];
+    loop {
+        let record = record(&mut client)?;
+        let mut out = Encoder::new(&mut room);
+        let mut locked = server.lock().unwrap();
+        let delivery = locked.call(&record, &mut out);
+        let len = out.finish().expect("room for the answer");
+        let mut answer = room[MARK_LEN..len].to_vec();
+        locked.keep(&answer);
+        let (fragment, segment) = (locked.script.fragment, locked.script.segment);
+        drop(locked);
+        let mut most = usize::MAX;
+        match &delivery {
+            Delivery::Send => {}
+            Delivery::Cut(bytes) | Delivery::Stall(bytes) => most = *bytes,
+            Delivery::Silent => continue,
+            Delivery::Change(change) => change(&mut answer),
+            Delivery::Late(by) => std::thread::sleep(*by),
+        }
+        let bytes = marked(&answer, fragment);
+        for piece in bytes[..bytes.len().min(most)].chunks(segment) {
+            client.write_all(piece)?;
+        }
+        if let Delivery::Stall(_) = delivery {
+            std::io::copy(&mut client, &mut std::io::sink())?;
+        }
+        if most != usize::MAX {
+            return client.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Read a record of any number of fragments.
+fn record(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut record = Vec::new();
+    loop {
+        let mut mark = [0; MARK_LEN];
+        client.read_exact(&mut mark)?;
+        let (len, last) = parse_mark(mark);
+        let begin = record.len();
+        record.resize(begin + len, 0);
+        client.read_exact(&mut record[begin..])?;
+        if last {
+            return Ok(record);
+        }
+    }
+}
+
+/// Put marks before the fragments of a record.
+fn marked(record: &[u8], fragment: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(record.len() + MARK_LEN);
+    let mut fragments = record.chunks(fragment).peekable();
+    while let Some(fragment) = fragments.next() {
+        let last = u32::from(fragments.peek().is_none()) << 31;
+        bytes.extend((fragment.len() as u32 | last).to_be_bytes());
+        bytes.extend_from_slice(fragment);
+    }
+    bytes
+}
