@@ -111,27 +111,28 @@ impl Bench {
     }
 
     pub(super) fn content(&self, slot: u64, opcode: Opcode, offset: u64) -> Vec<Buffer> {
-        let place = BUFFERS + slot * STRIDE;
+        let size = self.size as u32;
+        let place = BUFFERS + slot * (PAGE + self.size);
         let (reply, page) = (place + 2048, place + PAGE);
         if opcode == Opcode::READ {
             let args = ReadIn {
                 fh: self.fh,
                 offset,
-                size: PAGE as u32,
+                size,
                 ..ReadIn::default()
             };
             let mut chain = self.put(place, opcode, &args, 0);
-            chain.extend([writable(reply, 16), writable(page, PAGE as u32)]);
+            chain.extend([writable(reply, 16), writable(page, size)]);
             return chain;
         }
         let args = WriteIn {
             fh: self.fh,
             offset,
-            size: PAGE as u32,
+            size,
             ..WriteIn::default()
         };
-        let mut chain = self.put(place, opcode, &args, PAGE as u32);
-        chain.push(readable(page, PAGE as u32));
+        let mut chain = self.put(place, opcode, &args, size);
+        chain.push(readable(page, size));
         chain.extend([writable(reply, 16), writable(reply + 16, 8)]);
         chain
     }

@@ -2,7 +2,8 @@
 //! bytes: READ and WRITE of 4 KiB at random places of a file of 64 MiB.
 //!
 //! The bare client has one fixed COMPOUND for each slot and looks at nothing of the answers but their number and status:
-//! no file system, no host's memory, no recovery. Server, device and driver share this machine's cores.
+//! no file system, no host's memory, no recovery. Then libnfs, by its asynchronous interface ([`super::libnfs`]); and 1 MiB
+//! at a time, in order, of a file of 1 GiB. Server, device and driver share this machine's cores.
 
 use std::io::{IoSlice, Read, Write};
 use std::net::TcpStream;
@@ -16,12 +17,16 @@ use dpfs::wire::nfs4::{
 };
 use dpfs::wire::rpc::{self, Credentials, MARK_LEN, Message};
 
+use super::libnfs::Libnfs;
 use super::nfs_server::{EXPORT, Ganesha, Manner};
-use super::rates::{FILE, Random, Run};
+use super::rates::{FILE, Places, Run};
 use super::{Bench, PAGE};
 
 /// Name of the file.
 const NAME: &str = "file";
+const MIB: u64 = 1 << 20;
+/// Bytes of the file that is read and written in order.
+const LARGE: u64 = 1 << 30;
 const MACHINE: Credentials = Credentials::Sys {
     uid: 0,
     gid: 0,
@@ -179,12 +184,13 @@ impl Bare {
     /// Keep `depth` calls under way.
     fn measure(&mut self, run: Run<'_>, read: bool) {
         let depth = run.depth;
-        let value = [7u8; PAGE as usize];
+        let size = run.places.size;
+        let value = vec![7u8; size as usize];
         let mut calls: Vec<(Vec<u8>, Call)> = (0..depth)
             .map(|_| (vec![0; 512], Call::default()))
             .collect();
         let mut since = vec![None; depth];
-        let mut random = Random::new();
+        let mut places = run.places;
         let mut latencies = Vec::with_capacity(1 << 20);
         loop {
             let now = Clock::now();
@@ -192,12 +198,12 @@ impl Bare {
             if run.goes_on() {
                 for slot in (0..depth).filter(|slot| since[*slot].is_none()) {
                     let (buffer, call) = &mut calls[slot];
-                    let place = random.page() * PAGE;
+                    let place = places.next_place();
                     let compound = compound(buffer).sequence(false).putfh(&self.file);
                     let (compound, payload) = if read {
-                        (compound.read(place, PAGE as u32), 0)
+                        (compound.read(place, size as u32), 0)
                     } else {
-                        (compound.write(place, 0, PAGE as u32), PAGE as usize)
+                        (compound.write(place, 0, size as u32), size as usize)
                     };
                     *call = compound.finish(payload).unwrap();
                     Call::set_xid(buffer, slot as u32);
@@ -240,7 +246,7 @@ impl Bare {
                 latencies.push(since.elapsed().as_secs_f32() * 1e6);
             }
         }
-        run.report(if read { "READ 4 KiB" } else { "WRITE 4 KiB" }, latencies);
+        run.report_content(read, latencies);
     }
 }
 
@@ -277,17 +283,37 @@ pub fn run() {
         page += 1;
         (page <= FILE / PAGE).then(|| bench.content(slot, Opcode::WRITE, (page - 1) * PAGE))
     });
-    let pid = server.pid();
-    for depth in [1, 16, 32] {
+    let (pid, libnfs) = (server.pid(), Libnfs::new());
+    let mut all = |depth: usize, places: Places| {
         for opcode in [Opcode::READ, Opcode::WRITE] {
-            let name = format!("bench {depth} {}", opcode.name());
-            let mut bare = Bare::connect(server.port, &name, depth);
+            let read = opcode == Opcode::READ;
+            let name = format!("bench {depth} {} {}", places.size, opcode.name());
             let mut worked = || work(pid);
-            bare.measure(
-                Run::start("nfs", &mut worked, "bare client", depth),
-                opcode == Opcode::READ,
+            Bare::connect(server.port, &name, depth).measure(
+                Run::start("nfs", &mut worked, "bare client", depth).at(places),
+                read,
             );
-            bench.timed(Run::start("nfs", &mut worked, "dpfs", depth), opcode);
+            libnfs.measure(
+                Run::start("nfs", &mut worked, "libnfs", depth).at(places),
+                server.port,
+                NAME,
+                read,
+            );
+            bench.timed(
+                Run::start("nfs", &mut worked, "dpfs", depth).at(places),
+                opcode,
+            );
         }
+    };
+    for depth in [1, 16, 32] {
+        all(depth, Places::RANDOM);
     }
+    // What was read is kept by the server, so a file as large as a guest would copy.
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(server.path(NAME))
+        .unwrap()
+        .set_len(LARGE)
+        .unwrap();
+    all(4, Places::in_order(MIB, LARGE));
 }

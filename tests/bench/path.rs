@@ -5,7 +5,7 @@
 //! DPFS_BENCH_ONLY=kv cargo bench --bench path      the same path to the embedded key-value engine
 //! DPFS_BENCH_ONLY=valkey cargo bench --bench path  and to a Valkey server of its own, beside a bare client
 //! DPFS_BENCH_ONLY=names cargo bench --bench path   a directory of a million names, in both key-value engines
-//! DPFS_BENCH_ONLY=nfs cargo bench --bench path     and to an NFS server of its own, beside a bare client
+//! DPFS_BENCH_ONLY=nfs cargo bench --bench path     and to an NFS server of its own, beside a bare client and libnfs
 //! tests/bench/instructions                         instructions per request, by callgrind
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! device's part is [`serve`], which callgrind singles out; the time printed is of both parts.
 
 mod kv;
+mod libnfs;
 mod names;
 mod nfs;
 #[expect(dead_code, reason = "the backend's own tests use all of it")]
@@ -43,7 +44,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 /// Requests made available at a time.
 const DEPTH: usize = 32;
-const MEMORY: usize = 4 << 20;
+const MEMORY: usize = 8 << 20;
 /// Where requests and data lie, behind the queue.
 const BUFFERS: u64 = 1 << 20;
 /// Bytes for one request: header and arguments, reply header, then a page of data.
@@ -89,6 +90,8 @@ struct Bench {
     /// Node of the file that is read and written, and number of its open file.
     node: u64,
     fh: u64,
+    /// Bytes of its content that a request is about.
+    size: u64,
 }
 
 /// The device's part of the path; a name that callgrind can find.
@@ -154,6 +157,7 @@ impl Bench {
             base,
             node: 2,
             fh: 0,
+            size: PAGE,
         }
     }
 

@@ -10,23 +10,46 @@ use super::{Bench, PAGE};
 /// Bytes of the file.
 pub const FILE: u64 = 64 << 20;
 /// Time of each measurement.
-const TIME: Duration = Duration::from_secs(3);
+pub const TIME: Duration = Duration::from_secs(3);
 
-/// Numbers that look random (xorshift64).
-pub struct Random(u64);
+/// Say which places of a file are asked for, one after another: those that look random (xorshift64), or in order.
+#[derive(Clone, Copy)]
+pub struct Places {
+    pub ordered: bool,
+    /// Bytes of a request, and of the file.
+    pub size: u64,
+    pub file: u64,
+    state: u64,
+}
 
-impl Random {
-    /// Begin, always in the same way.
-    pub const fn new() -> Self {
-        Self(88_172_645_463_325_252)
+impl Places {
+    /// Random pages of [`FILE`], always in the same way.
+    pub const RANDOM: Self = Self {
+        ordered: false,
+        size: PAGE,
+        file: FILE,
+        state: 88_172_645_463_325_252,
+    };
+
+    /// A file of this size from begin to end, and again.
+    pub const fn in_order(size: u64, file: u64) -> Self {
+        Self {
+            ordered: true,
+            size,
+            file,
+            state: 0,
+        }
     }
 
-    /// Give a page of the file.
-    pub fn page(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % (FILE / PAGE)
+    pub fn next_place(&mut self) -> u64 {
+        if self.ordered {
+            self.state += 1;
+        } else {
+            self.state ^= self.state << 13;
+            self.state ^= self.state >> 7;
+            self.state ^= self.state << 17;
+        }
+        self.state % (self.file / self.size) * self.size
     }
 }
 
@@ -37,6 +60,7 @@ pub struct Run<'a> {
     work: &'a mut dyn FnMut() -> f64,
     who: &'a str,
     pub depth: usize,
+    pub places: Places,
     start: Clock,
     /// Seconds that the server had worked by then.
     worked: f64,
@@ -55,13 +79,26 @@ impl<'a> Run<'a> {
             work,
             who,
             depth,
+            places: Places::RANDOM,
             start: Clock::now(),
             worked,
         }
     }
 
+    /// Ask for other places than random pages.
+    #[must_use]
+    pub fn at(self, places: Places) -> Self {
+        Self { places, ..self }
+    }
+
     pub fn goes_on(&self) -> bool {
         self.start.elapsed() < TIME
+    }
+
+    /// Print what was measured with content.
+    pub fn report_content(self, read: bool, latencies: Vec<f32>) {
+        let (kind, size) = (if read { "READ" } else { "WRITE" }, self.places.size >> 10);
+        self.report(&format!("{kind} {size} KiB"), latencies);
     }
 
     /// Print a rate, the latencies behind it, and what the server did for each.
@@ -121,11 +158,12 @@ impl Bench {
     }
 
     pub fn timed(&mut self, run: Run<'_>, opcode: Opcode) {
-        let mut random = Random::new();
+        let mut places = run.places;
+        self.size = places.size;
         let latencies = self.keep(run.depth, |bench, slot| {
             run.goes_on()
-                .then(|| bench.content(slot, opcode, random.page() * PAGE))
+                .then(|| bench.content(slot, opcode, places.next_place()))
         });
-        run.report(&format!("{} 4 KiB", opcode.name()), latencies);
+        run.report_content(opcode == Opcode::READ, latencies);
     }
 }

@@ -14,7 +14,7 @@ use dpfs::wire::fuse::{Opcode, ROOT_ID};
 use zerocopy::IntoBytes;
 
 use super::kv::create;
-use super::rates::{FILE, Random, Run};
+use super::rates::{FILE, Run};
 use super::server::{Connection, Reply, Server};
 use super::{Bench, PAGE};
 
@@ -57,7 +57,7 @@ fn bare(run: Run<'_>, place: &Place, read: bool) {
     let value = [7u8; PAGE as usize];
     let mut heads: Vec<Vec<u8>> = vec![Vec::new(); depth];
     let mut buffer = vec![0; 1 << 20];
-    let mut random = Random::new();
+    let mut places = run.places;
     let (mut sent, mut latencies) = (
         std::collections::VecDeque::new(),
         Vec::with_capacity(1 << 20),
@@ -68,12 +68,12 @@ fn bare(run: Run<'_>, place: &Place, read: bool) {
         let now = Clock::now();
         let count = if run.goes_on() { depth - sent.len() } else { 0 };
         for head in &mut heads[..count] {
-            let page = random.page();
-            let key = format!("{{{}}}d", page * PAGE / CHUNK);
-            let at = (page * PAGE % CHUNK).to_string();
+            let place = places.next_place();
+            let key = format!("{{{}}}d", place / CHUNK);
+            let at = (place % CHUNK).to_string();
             head.clear();
             if read {
-                let end = (page * PAGE % CHUNK + PAGE - 1).to_string();
+                let end = (place % CHUNK + PAGE - 1).to_string();
                 write!(
                     head,
                     "*4\r\n$8\r\nGETRANGE\r\n${}\r\n{key}\r\n${}\r\n{at}\r\n${}\r\n{end}\r\n",

@@ -12,19 +12,22 @@ use tempfile::TempDir;
 /// Path of the export at the server.
 pub const EXPORT: &str = "/share";
 
-/// Give the folder of the cache with the server in it.
+/// Give the folder of the cache with one of the rig's items in it.
+pub fn cached(item: &str) -> PathBuf {
+    let fetch = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/fetch");
+    let fetched = Command::new(fetch).arg(item).status();
+    assert!(fetched.unwrap().success(), "{item} cannot be fetched");
+    let cache = std::env::var_os("DPFS_CACHE").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/dpfs"),
+        PathBuf::from,
+    );
+    cache.join(item)
+}
+
+/// Give the folder with the server in it.
 fn home() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let fetch = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/fetch");
-        let fetched = Command::new(fetch).arg("ganesha").status();
-        assert!(fetched.unwrap().success(), "the server cannot be fetched");
-        let cache = std::env::var_os("DPFS_CACHE").map_or_else(
-            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/dpfs"),
-            PathBuf::from,
-        );
-        cache.join("ganesha")
-    })
+    PATH.get_or_init(|| cached("ganesha"))
 }
 
 /// Say how the server behaves.
@@ -110,7 +113,7 @@ impl Ganesha {
             grace = grace.max(1),
             numbers = names.is_none(),
             domain = names.unwrap_or("localdomain"),
-            minors = if minor == 1 { "1" } else { "1, 2" },
+            minors = if minor == 1 { "0, 1" } else { "0, 1, 2" },
             access = if read_only { "RO" } else { "RW" },
         )
     }
