@@ -68,7 +68,7 @@ impl Knfsd {
         let console = std::fs::File::create(folder.path().join("console")).unwrap();
         let rig = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/boot");
         let guest = Command::new(rig)
-            .args(["--uml", "7.2", "--timeout", "600", "--job", "nfsd"])
+            .args(["--uml", "7.2", "--timeout", "3600", "--job", "nfsd"])
             .args(["--arg", &format!("address={far}"), "--arg", "disk=yes"])
             .args(["--uml-arg", &format!("ubd0={disk}")])
             .args([
