@@ -42,7 +42,7 @@ pub const CAPABILITY: &[u8] = b"security.capability";
 
 impl<E: Engine> Tree<E> {
     /// Give the largest size of a file.
-    fn size_max(&self) -> u64 {
+    pub(super) fn size_max(&self) -> u64 {
         u64::from(self.engine.chunk_size()) * u64::from(u32::MAX)
     }
 
@@ -113,22 +113,7 @@ impl<E: Engine> Tree<E> {
         let found = *self.desk.found(handle, 0);
         let now = Time::now();
         if step == WRITE_CAPS {
-            let patches = [Patch::Clear {
-                at: field::MODE,
-                bits: state::CAPS,
-            }];
-            let check = Check {
-                key: Key::Inode(ino),
-                expect: Expect::Version(found.inode_version),
-            };
-            let op = Op::Transact {
-                checks: &[check],
-                writes: &[
-                    Write::Delete(Key::Xattr(ino, CAPABILITY)),
-                    Write::Patch(Key::Inode(ino), &patches),
-                ],
-            };
-            return self.ask(handle, &op);
+            return self.drop_capabilities(handle);
         }
         if step == WRITE_SEEN && append {
             offset = found.inode.size;
@@ -177,6 +162,28 @@ impl<E: Engine> Tree<E> {
             len,
             expect: Expect::Version(found.inode_version),
             patches: &patches,
+        };
+        self.ask(handle, &op);
+    }
+
+    /// End file capabilities of the inode that was looked at, before its content changes.
+    pub(super) fn drop_capabilities(&mut self, handle: Handle) {
+        let found = *self.desk.found(handle, 0);
+        let ino = found.inode.ino;
+        let patches = [Patch::Clear {
+            at: field::MODE,
+            bits: state::CAPS,
+        }];
+        let check = Check {
+            key: Key::Inode(ino),
+            expect: Expect::Version(found.inode_version),
+        };
+        let op = Op::Transact {
+            checks: &[check],
+            writes: &[
+                Write::Delete(Key::Xattr(ino, CAPABILITY)),
+                Write::Patch(Key::Inode(ino), &patches),
+            ],
         };
         self.ask(handle, &op);
     }

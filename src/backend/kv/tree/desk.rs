@@ -6,8 +6,8 @@ use super::super::engine::{Client, Done, Failure, Record, Token};
 use super::super::record::{Dentry, Inode};
 use super::volume::TreeVolume;
 use crate::fuse::{
-    Attributes, Created, Data, DirEntries, DirEntriesPlus, Entry, Opened, Reply, SetAttr, Statfs,
-    StatxReply, Target, Written, XattrValue, number::Position,
+    Attributes, Copied, Created, Data, DirEntries, DirEntriesPlus, Entry, Opened, Reply, SetAttr,
+    Statfs, StatxReply, Target, Written, XattrValue, number::Position,
 };
 use crate::mem::{Arena, Handle, OutOfMemory, Segment, SlotMap};
 use crate::sys::time::Instant;
@@ -88,6 +88,15 @@ pub enum Kind {
         end: u64,
         mode: u32,
     },
+    /// COPY_FILE_RANGE, to the inode that the request is about.
+    Copy {
+        reply: Reply<Copied>,
+        source: u64,
+        from: u64,
+        to: u64,
+        left: u64,
+        done: u64,
+    },
     Seek {
         reply: Reply<Position>,
         offset: u64,
@@ -150,6 +159,9 @@ impl Kind {
             | Self::Removexattr(reply) => reply.err(error),
             Self::Read { reply, .. } => reply.err(error),
             Self::Write { reply, .. } => reply.err(error),
+            // What was copied before is said; the host meets the error when it asks for the rest.
+            Self::Copy { reply, done, .. } if done > 0 => reply.ok(done),
+            Self::Copy { reply, .. } => reply.err(error),
             Self::Seek { reply, .. } => reply.err(error),
             Self::Statfs(reply) => reply.err(error),
             Self::List {

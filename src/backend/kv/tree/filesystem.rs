@@ -5,12 +5,13 @@ use core::sync::atomic::Ordering;
 
 use super::super::engine::Engine;
 use super::super::record::{Inode, Time, mode};
+use super::copy::REQUEST_MAX;
 use super::desk::{Kind, ListReply, MakeReply};
 use super::names::sized;
 use super::{Tree, xattr_allowed};
 use crate::fuse::{
-    Attributes, Created, Creation, Data, DirEntries, DirEntriesPlus, Entry, Fh, FileSystem, Name,
-    NodeId, Opened, Reply, Request, SetAttr, Statfs, StatxReply, Target, Wishes, Written,
+    Attributes, Copied, Created, Creation, Data, DirEntries, DirEntriesPlus, Entry, Fh, FileSystem,
+    Name, NodeId, Opened, Reply, Request, SetAttr, Statfs, StatxReply, Target, Wishes, Written,
     XattrValue, number::Position,
 };
 use crate::sys::time::Instant;
@@ -503,6 +504,31 @@ impl<E: Engine> FileSystem for Tree<E> {
             mode,
         };
         self.start(kind, allowed, |_| Ok(()));
+    }
+
+    fn copy_file_range(
+        &mut self,
+        _: &Request,
+        (source, _, from): (NodeId, Fh, u64),
+        (node, _, to): (NodeId, Fh, u64),
+        length: u64,
+        reply: Reply<Copied>,
+    ) {
+        let source = match self.ino(source) {
+            Ok(source) if self.engine.copies() => source,
+            Ok(_) => return reply.err(Errno::EOPNOTSUPP),
+            Err(error) => return reply.err(error),
+        };
+        let kind = Kind::Copy {
+            reply,
+            source,
+            from,
+            to,
+            left: length.min(REQUEST_MAX),
+            done: 0,
+        };
+        let ino = self.writable(node);
+        self.start(kind, ino, |_| Ok(()));
     }
 
     fn lseek(

@@ -18,20 +18,23 @@
 //! | CREATE, MKNOD, MKDIR, SYMLINK, LINK, UNLINK, RMDIR, RENAME, SETXATTR, SETATTR | 2 |
 //! | READDIR | 1, the first of a directory 2 |
 //! | WRITE with O_APPEND, or that ends set-user-ID bits | 2 to 3 |
+//! | COPY_FILE_RANGE | 1, and one for each MiB |
 //! | SETATTR that makes a file shorter | 6 |
 //!
 //! # Crash safety
 //! A file without a name has an orphan record until it is removed, which happens when the host lets go of it, or by a
 //! sweep after a crash. A file that is made shorter is marked until the content behind its end is cleared; whoever
-//! wants to make it longer clears that first.
+//! wants to make it longer clears that first. COPY_FILE_RANGE copies up to 1 MiB in one step with the size; a crash
+//! leaves what was copied so far.
 //!
 //! # What is the host's
 //! Permissions, locks (POSIX and BSD: right within one host, not shared between hosts) and the avoidance of loops by
-//! RENAME. Access times are not kept. ACLs and COPY_FILE_RANGE are refused, the host copies by itself then;
-//! FALLOCATE preallocates nothing, and neither collapses nor inserts ranges.
+//! RENAME. Access times are not kept. ACLs are refused; COPY_FILE_RANGE, too, over an engine that does not copy, and
+//! the host copies by itself then. FALLOCATE preallocates nothing, and neither collapses nor inserts ranges.
 
 mod attrs;
 mod content;
+mod copy;
 mod desk;
 mod filesystem;
 mod lists;
@@ -257,6 +260,7 @@ impl<E: Engine> Tree<E> {
             Kind::Read { .. } => self.issue_read(handle),
             Kind::Write { .. } => self.issue_write(handle),
             Kind::Allocate { .. } => self.issue_allocate(handle),
+            Kind::Copy { .. } => self.issue_copy(handle),
             Kind::Seek { .. } => self.issue_seek(handle),
             Kind::List { .. } => self.issue_list(handle),
             Kind::Sync(_) => self.ask(handle, &Op::Sync),
@@ -297,6 +301,7 @@ impl<E: Engine> Tree<E> {
             Kind::Read { .. } => self.landed_read(handle),
             Kind::Write { .. } => self.landed_write(handle),
             Kind::Allocate { .. } => self.landed_allocate(handle, done),
+            Kind::Copy { .. } => self.landed_copy(handle),
             Kind::Seek { .. } => self.landed_seek(handle, done),
             Kind::List { .. } => self.landed_list(handle),
             Kind::Sync(_) => {

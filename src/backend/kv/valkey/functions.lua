@@ -24,7 +24,7 @@
 -- taken in halves.
 
 -- Raised when a function comes or changes. Later versions do for earlier clients what theirs did.
-local VERSION = 2
+local VERSION = 3
 local XATTR, NAME, POSITION, ORPHAN = 2, 3, 4, 6
 -- Most chunks that one call looks at, and most keys that one SCAN does.
 local STEP, SCANNED = 256, 500
@@ -149,13 +149,17 @@ local function patch(value, patches)
     return value
 end
 
--- Whether a stored value is as expected: A absent, P present, V this version, B these bits.
+-- Whether a stored value is as expected: A absent, P present, V this version, B these bits, L a field of at least this.
 local function holds(stored, expect)
     local kind = expect:sub(1, 1)
     if kind == 'A' or not stored then return kind == 'A' and not stored end
     if kind == 'P' then return true end
     if kind == 'V' then return stored:sub(1, 8) == expect:sub(2, 9) end
     local at, mask, want = struct.unpack('<I2I4I4', expect, 2)
+    if kind == 'L' then
+        local low, high = halves(stored, 8 + at, 64)
+        return low ~= nil and (high > want or (high == want and low >= mask))
+    end
     local field = halves(stored, 8 + at, 32)
     return field ~= nil and bit.band(field, mask) == bit.tobit(want)
 end
@@ -203,6 +207,26 @@ end
 
 local function chunk_at(prefix, ino, index)
     return prefix .. '\5' .. ino .. struct.pack('>I4', index)
+end
+
+-- Notes that an inode has a chunk.
+local function list_chunk(prefix, ino, index, chunk)
+    if index > 0 and redis.call('EXISTS', chunk) == 0 then redis.call('ZADD', chunks_at(prefix, ino), index, index) end
+end
+
+-- Makes what a chunk has of the bytes `from` to `to` of its file zeros, or removes it.
+local function clear(prefix, ino, index, size, from, to)
+    local chunk, begin = chunk_at(prefix, ino, index), index * size
+    local len = redis.call('STRLEN', chunk)
+    local first, last = math.max(from - begin, 0), math.min(to - begin, len)
+    if first == 0 and last == len then
+        redis.call('UNLINK', chunk)
+        if index > 0 then redis.call('ZREM', chunks_at(prefix, ino), index) end
+    elseif first < len and last == len then
+        redis.call('SET', chunk, redis.call('GETRANGE', chunk, 0, first - 1))
+    elseif first < last then
+        redis.call('SETRANGE', chunk, first, ('\0'):rep(last - first))
+    end
 end
 
 -- The inode that the first 8 bytes of a stored value name, or false.
@@ -265,9 +289,7 @@ redis.register_function('dpfs_write', function(keys, argv)
             local index = (offset + at - inside) / size
             local count = math.min(size - inside, #bytes - at)
             local chunk = chunk_at(prefix, ino, index)
-            if index > 0 and redis.call('EXISTS', chunk) == 0 then
-                redis.call('ZADD', chunks_at(prefix, ino), index, index)
-            end
+            list_chunk(prefix, ino, index, chunk)
             -- A string of Lua is a copy, so the usual one piece is not cut.
             redis.call('SETRANGE', chunk, inside, count == #bytes and bytes or bytes:sub(at + 1, at + count))
             at = at + count
@@ -277,30 +299,56 @@ redis.register_function('dpfs_write', function(keys, argv)
     end)
 end)
 
+-- What is done once, then inode, expectation and offset of the source; inode, expectation and patches of where it is
+-- copied to, size of chunks, offset, number of bytes: 1, or 0 when an inode is not as expected.
+redis.register_function('dpfs_copy', function(keys, argv)
+    local prefix, source, ino = keys[1], argv[5], argv[8]
+    return once(prefix, argv, function(version)
+        if not holds(redis.call('GET', inode_at(prefix, source)), argv[6]) then return 0 end
+        local stored = redis.call('GET', inode_at(prefix, ino))
+        if not stored or not holds(stored, argv[9]) then return 0 end
+        local size, from, to, left = tonumber(argv[11]), tonumber(argv[7]), tonumber(argv[12]), tonumber(argv[13])
+        while left > 0 do
+            local there, inside = from % size, to % size
+            local index = (to - inside) / size
+            local count = math.min(size - there, size - inside, left)
+            local old, new = chunk_at(prefix, source, (from - there) / size), chunk_at(prefix, ino, index)
+            local copied = count
+            if count == size then
+                -- A whole chunk is copied where it is.
+                if redis.call('EXISTS', old) == 1 then
+                    list_chunk(prefix, ino, index, new)
+                    redis.call('COPY', old, new, 'REPLACE')
+                else
+                    copied = 0
+                end
+            else
+                local bytes = redis.call('GETRANGE', old, there, there + count - 1)
+                copied = #bytes
+                if copied > 0 then
+                    list_chunk(prefix, ino, index, new)
+                    redis.call('SETRANGE', new, inside, bytes)
+                end
+            end
+            if copied < count then clear(prefix, ino, index, size, to + copied, to + count) end
+            from, to, left = from + count, to + count, left - count
+        end
+        redis.call('SET', inode_at(prefix, ino), version .. patch(stored:sub(9), argv[10]))
+        return 1
+    end)
+end)
+
 -- What is done once, then inode, from, to, size of chunks: 0, or the byte to go on from.
 redis.register_function{function_name = 'dpfs_clear', flags = {'allow-oom'}, callback = function(keys, argv)
     local prefix, ino = keys[1], argv[5]
     local from, to, size = tonumber(argv[6]), tonumber(argv[7]), tonumber(argv[8])
-    local function clear(index)
-        local chunk, begin = chunk_at(prefix, ino, index), index * size
-        local len = redis.call('STRLEN', chunk)
-        local first, last = math.max(from - begin, 0), math.min(to - begin, len)
-        if first == 0 and last == len then
-            redis.call('UNLINK', chunk)
-            if index > 0 then redis.call('ZREM', chunks_at(prefix, ino), index) end
-        elseif first < len and last == len then
-            redis.call('SET', chunk, redis.call('GETRANGE', chunk, 0, first - 1))
-        elseif first < last then
-            redis.call('SETRANGE', chunk, first, ('\0'):rep(last - first))
-        end
-    end
     return once(prefix, argv, function()
         if from >= to then return 0 end
         local first = math.floor(from / size)
-        if first == 0 then clear(0) end
+        if first == 0 then clear(prefix, ino, 0, size, from, to) end
         local found = redis.call('ZRANGE', chunks_at(prefix, ino), math.max(first, 1), math.ceil(to / size) - 1,
             'BYSCORE', 'LIMIT', 0, STEP + 1)
-        for each = 1, math.min(#found, STEP) do clear(tonumber(found[each])) end
+        for each = 1, math.min(#found, STEP) do clear(prefix, ino, tonumber(found[each]), size, from, to) end
         return found[STEP + 1] and found[STEP + 1] * size or 0
     end)
 end}
