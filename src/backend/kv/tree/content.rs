@@ -111,7 +111,7 @@ impl<E: Engine> Tree<E> {
             return self.look(handle, ino);
         }
         let found = *self.desk.found(handle, 0);
-        let now = Time::now();
+        let now = [Time::now(); 2];
         if step == WRITE_CAPS {
             return self.drop_capabilities(handle);
         }
@@ -150,7 +150,6 @@ impl<E: Engine> Tree<E> {
         let patches = [
             times[0],
             times[1],
-            times[2],
             Patch::Set {
                 at: field::MODE,
                 bytes: mode.as_bytes(),
@@ -308,7 +307,7 @@ impl<E: Engine> Tree<E> {
                 self.ask(handle, &op);
             }
             _ => {
-                let now = Time::now();
+                let now = [Time::now(); 2];
                 let patches = touched(&now, end);
                 let Kind::Allocate { mode, .. } = self
                     .desk

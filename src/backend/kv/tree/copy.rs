@@ -50,7 +50,7 @@ impl<E: Engine> Tree<E> {
             CAPS => self.drop_capabilities(handle),
             _ => {
                 let len = left.min(COPY_MAX.into());
-                let now = Time::now();
+                let now = [Time::now(); 2];
                 let op = Op::Copy {
                     source,
                     from,
