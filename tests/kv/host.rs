@@ -395,30 +395,71 @@ impl<E: Engine + 'static> Host<E> {
     }
 
     pub fn setxattr(&mut self, node: u64, name: &str, data: &[u8]) -> Result<()> {
+        let message = self.to_set(node, name, data);
+        unit(&self.ask(&message)?)
+    }
+
+    /// Send a SETXATTR, and do not wait for its answer.
+    pub fn send_setxattr(&mut self, node: u64, name: &str, data: &[u8]) -> Ticket {
+        let message = self.to_set(node, name, data);
+        self.bed.send(&message)
+    }
+
+    /// Wait for the answer to what was sent.
+    pub fn wait(&mut self, ticket: Ticket) -> Answer {
+        loop {
+            if let Some(answer) = self.bed.answer(ticket) {
+                return answer;
+            }
+            self.bed.round();
+        }
+    }
+
+    fn to_set(&self, node: u64, name: &str, data: &[u8]) -> Message {
         let args = SetxattrIn {
             size: data.len() as u32,
             ..SetxattrIn::default()
         };
-        let message = self
-            .message(Opcode::SETXATTR, node)
+        self.message(Opcode::SETXATTR, node)
             .arg(&args)
             .name(name)
-            .data(data);
+            .data(data)
+    }
+
+    pub fn removexattr(&mut self, node: u64, name: &str) -> Result<()> {
+        let message = self.message(Opcode::REMOVEXATTR, node).name(name);
         unit(&self.ask(&message)?)
     }
 
     pub fn getxattr(&mut self, node: u64, name: &str) -> Result<Vec<u8>> {
         let args = GetxattrIn {
-            size: 4096,
+            size: 65_536,
             padding: 0,
         };
         let message = self
             .message(Opcode::GETXATTR, node)
             .arg(&args)
             .name(name)
-            .room(4096);
+            .room(65_536);
         let answer = self.ask(&message)?;
         unit(&answer).map(|()| answer.body().to_vec())
+    }
+
+    /// List the names of a node's attributes.
+    pub fn listxattr(&mut self, node: u64) -> Result<Vec<String>> {
+        let args = GetxattrIn {
+            size: 65_536,
+            padding: 0,
+        };
+        let message = self
+            .message(Opcode::LISTXATTR, node)
+            .arg(&args)
+            .room(65_536);
+        let answer = self.ask(&message)?;
+        unit(&answer)?;
+        let names = answer.body().split_inclusive(|&byte| byte == 0);
+        let text = |name: &[u8]| String::from_utf8(name[..name.len() - 1].to_vec()).unwrap();
+        Ok(names.map(text).collect())
     }
 
     /// List a directory, with replies of `room` bytes: name, inode and position of each entry.

@@ -6,3 +6,4 @@ mod crash;
 mod durable;
 mod host;
 mod tree;
+mod xattr;

@@ -12,6 +12,8 @@ mod migration;
 mod proxy;
 mod server;
 mod tree;
+#[path = "../kv/xattr.rs"]
+mod xattr;
 
 use dpfs::backend::kv::embedded::{self, Embedded, Store};
 use dpfs::backend::kv::engine::{Check, Done, Expect, Failure, Key, Op, Patch, Write};

@@ -8,6 +8,7 @@ use crate::engine::attach;
 use crate::host::{Host, O_APPEND, O_TRUNC, ROOT};
 use crate::proxy::Proxy;
 use crate::server::{KINDS, Server};
+use crate::xattr::reach_what_linux_allows;
 
 /// Count the turns of one call.
 fn turns<T>(
@@ -145,6 +146,14 @@ fn a_file_system_on_each_server_does_what_it_should() {
             (1003, 0),
             "{kind}: {report:?}"
         );
+    }
+}
+
+#[test]
+fn attributes_reach_what_linux_allows() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        reach_what_linux_allows(&mut Host::over(attach(&server.place(), "v")));
     }
 }
 

@@ -34,8 +34,10 @@ use crate::sys::time::Instant;
 
 /// Longest name of a directory entry or extended attribute in bytes.
 pub const NAME_MAX: usize = 255;
-/// Longest value of a record in bytes.
-pub const VALUE_MAX: usize = 4096;
+/// Longest value of a record in bytes: that of an extended attribute.
+pub const VALUE_MAX: usize = 65_536;
+/// Longest target of a symbolic link in bytes.
+pub const TARGET_MAX: usize = 4096;
 /// Most keys of a [`Op::Get`].
 pub const GET_MAX: usize = 8;
 /// Most checks of a [`Op::Transact`].
@@ -272,7 +274,7 @@ pub enum Write<'a> {
 pub enum List {
     /// Entries of a directory: values of [`Key::Position`], in the order of positions.
     Entries(u64),
-    /// Extended attributes of an inode. The record's `name` is set.
+    /// Extended attributes of an inode. The record's `name` is set; its value is left out, and its version means nothing.
     Xattrs(u64),
     /// Orphans: `at` is the inode number, the value that of [`Key::Orphan`].
     Orphans,

@@ -457,9 +457,9 @@ impl<E: Engine> FileSystem for Tree<E> {
             flags,
             kill_sgid,
         };
-        self.start(kind, ino, |args| {
+        self.start_with(kind, ino, value, |args| {
             args.set_name(0, xattr_allowed(name)?);
-            args.set_bytes(value)
+            Ok(())
         });
     }
 
@@ -471,7 +471,12 @@ impl<E: Engine> FileSystem for Tree<E> {
     }
 
     fn listxattr(&mut self, _: &Request, node: NodeId, reply: Reply<XattrValue>) {
-        let kind = Kind::Listxattr { reply, len: 0 };
+        let kind = Kind::Listxattr {
+            reply,
+            len: 0,
+            lost: false,
+            after: 0,
+        };
         self.start(kind, self.ino(node), |_| Ok(()));
     }
 

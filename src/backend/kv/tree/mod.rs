@@ -38,6 +38,7 @@ mod copy;
 mod desk;
 mod filesystem;
 mod lists;
+mod long;
 mod names;
 mod rename;
 mod sweep;
@@ -47,10 +48,11 @@ use core::ffi::CStr;
 
 use zerocopy::FromZeros;
 
-use super::engine::{Busy, Done, Engine, Failure, NAME_MAX, Op, Token, VALUE_MAX};
+use super::engine::{Busy, Done, Engine, Failure, NAME_MAX, Op, TARGET_MAX, Token, VALUE_MAX};
 use crate::mem::{Arena, Handle, OutOfMemory};
 use crate::wire::errno::Errno;
 use desk::{Desk, Kind};
+use long::Longs;
 pub use volume::{Node, TreeVolume};
 
 /// Numbers that a core reserves at a time.
@@ -63,7 +65,7 @@ const TRIES: u16 = 1000;
 struct Args {
     names: [[u8; NAME_MAX]; 2],
     lens: [usize; 2],
-    bytes: [u8; VALUE_MAX],
+    bytes: [u8; TARGET_MAX],
     len: usize,
 }
 
@@ -95,6 +97,8 @@ pub struct Tree<E> {
     engine: E,
     desk: Desk,
     args: &'static mut [Args],
+    /// Values of attributes that are too long for those.
+    longs: Longs,
     /// Numbers that were reserved and not used yet.
     numbers: core::ops::Range<u64>,
     leasing: bool,
@@ -118,6 +122,7 @@ impl<E: Engine> Tree<E> {
             engine,
             desk: Desk::new(arena, volume, requests)?,
             args: arena.zeroed(requests as usize + 1)?,
+            longs: Longs::new(arena)?,
             numbers: 0..0,
             leasing: false,
             round_trips: 0,
@@ -127,7 +132,7 @@ impl<E: Engine> Tree<E> {
     /// Give the bytes of arena that an instance needs.
     pub const fn footprint(requests: u32) -> usize {
         let requests = requests + SPARE;
-        Desk::footprint(requests) + (requests as usize + 2) * size_of::<Args>()
+        Desk::footprint(requests) + (requests as usize + 2) * size_of::<Args>() + Longs::footprint()
     }
 
     /// Give the number of operations that the engine took so far.
@@ -147,16 +152,64 @@ impl<E: Engine> Tree<E> {
         ino: Result<u64, Errno>,
         fill: impl FnOnce(&mut Args) -> Result<(), Errno>,
     ) {
-        let ino = match ino {
-            Ok(ino) => ino,
-            Err(error) => return kind.err(error),
-        };
-        let Some(handle) = self.desk.enter(kind, ino) else {
+        if let Some(handle) = self.enter(kind, ino, fill) {
+            self.begin(handle);
+        }
+    }
+
+    /// As [`Self::start`], with a value that may be long.
+    fn start_with(
+        &mut self,
+        kind: Kind,
+        ino: Result<u64, Errno>,
+        value: &[u8],
+        fill: impl FnOnce(&mut Args) -> Result<(), Errno>,
+    ) {
+        if value.len() > VALUE_MAX {
+            return kind.err(Errno::E2BIG);
+        }
+        let Some(handle) = self.enter(kind, ino, fill) else {
             return;
         };
-        if let Err(error) = fill(&mut self.args[handle.index as usize]) {
-            return self.fail(handle, error);
+        let args = &mut self.args[handle.index as usize];
+        args.len = value.len();
+        let works = &self.desk.works;
+        let place = match args.bytes.get_mut(..value.len()) {
+            Some(short) => Some(short),
+            None => {
+                let long = self.longs.take(handle, |owner| works.get(owner).is_some());
+                long.map(|long| &mut long[..value.len()])
+            }
+        };
+        match place {
+            Some(place) => place.copy_from_slice(value),
+            None => return self.fail(handle, Errno::ENOMEM),
         }
+        self.begin(handle);
+    }
+
+    fn enter(
+        &mut self,
+        kind: Kind,
+        ino: Result<u64, Errno>,
+        fill: impl FnOnce(&mut Args) -> Result<(), Errno>,
+    ) -> Option<Handle> {
+        let ino = match ino {
+            Ok(ino) => ino,
+            Err(error) => {
+                kind.err(error);
+                return None;
+            }
+        };
+        let handle = self.desk.enter(kind, ino)?;
+        if let Err(error) = fill(&mut self.args[handle.index as usize]) {
+            self.fail(handle, error);
+            return None;
+        }
+        Some(handle)
+    }
+
+    fn begin(&mut self, handle: Handle) {
         self.desk.wipe(handle);
         self.issue(handle);
         self.turn();
@@ -296,7 +349,7 @@ impl<E: Engine> Tree<E> {
             Kind::Setattr { .. } | Kind::Open { .. } => self.landed_setattr(handle),
             Kind::Readlink(_) => self.fail(handle, Errno::EINVAL),
             Kind::Getxattr(_) => self.fail(handle, Errno::ENODATA),
-            Kind::Listxattr { .. } => self.landed_listxattr(handle),
+            Kind::Listxattr { .. } => self.landed_listxattr(handle, done),
             Kind::Setxattr { .. } | Kind::Removexattr(_) => self.landed_setxattr(handle),
             Kind::Read { .. } => self.landed_read(handle),
             Kind::Write { .. } => self.landed_write(handle),

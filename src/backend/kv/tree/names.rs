@@ -170,7 +170,7 @@ impl<E: Engine> Tree<E> {
         }
         let dir_change = dir_patches(&inode.ctime, 1, i32::from(is_dir));
         let checks = [alive(dir), unchanged(Key::Name(dir, name), 0)];
-        let mut target = [0; super::VALUE_MAX];
+        let mut target = [0; super::TARGET_MAX];
         let args = &self.args[handle.index as usize];
         let target = &mut target[..args.len];
         target.copy_from_slice(args.bytes());

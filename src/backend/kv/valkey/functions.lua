@@ -38,6 +38,8 @@ local FIRST_NUMBER = 1024
 -- Seconds after which a client that was not heard of is forgotten: 30 days.
 local CLIENT_LIFE = 2592000
 local HALF = 4294967296
+-- What stands for the version and value of a record in a list of which only the names are wanted.
+local NO_VERSION = ('\0'):rep(8)
 -- Bytes of a client's record before its results, and of each.
 local HEAD, EACH = 13, 7
 -- Counts that another server leaves out: more than were ever given out and lost with the one before.
@@ -514,8 +516,8 @@ redis.register_function{function_name = 'dpfs_names', flags = {'no-writes'}, cal
 end}
 
 -- kind, inode, where to begin, most records, "1" to follow: "1" when there may be more or "0", then of each record its
--- number, name or, of inodes, the place to go on behind and the number; its stored value; and, when following, that of
--- the inode which the value names. Positions and orphans begin at a number, names behind so many, inodes at a cursor of the server.
+-- number, name or, of inodes, the place to go on behind and the number; its stored value, of names 8 zeros; and, when
+-- following, that of the inode which the value names. Positions and orphans begin at a number, names behind so many, inodes at a cursor of the server.
 redis.register_function{function_name = 'dpfs_scan', flags = {'no-writes'}, callback = function(keys, argv)
     local prefix, kind, ino, follow = keys[1], argv[1]:byte(), argv[2], argv[5] == '1'
     local at, limit, all = prefix .. argv[1] .. ino, tonumber(argv[4]), {'0'}
@@ -536,7 +538,7 @@ redis.register_function{function_name = 'dpfs_scan', flags = {'no-writes'}, call
         local names = redis.call('HKEYS', at)
         table.sort(names)
         for each = tonumber(argv[3]) + 1, #names do
-            if not give(names[each], redis.call('HGET', at, names[each])) then break end
+            if not give(names[each], NO_VERSION) then break end
         end
     else
         local cursor, found = argv[3], {}
