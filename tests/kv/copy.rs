@@ -79,7 +79,7 @@ fn a_copy_has_the_same_bytes_wherever_chunks_begin() {
                 host.fallocate(nodes[which], at as u64, len as u64, PUNCH)
                     .unwrap();
                 let end = (at + len).min(models[which].len());
-                models[which].get_mut(at..end).map(|hole| hole.fill(0));
+                models[which].get_mut(at..end).unwrap_or_default().fill(0);
             }
             kind => {
                 let other = if kind == 3 { which } else { 1 - which };
