@@ -41,6 +41,10 @@ const STEPS: &[Step] = &[
         let file = node(host, "b")?;
         host.write(file, 0, &[2; 20_000], (0, 0)).map(drop)
     }),
+    ("copy", |host| {
+        let (from, to) = (node(host, "b")?, node(host, "a")?);
+        host.copy((from, 300), (to, 5000), 15_000).map(drop)
+    }),
     ("truncate", |host| {
         let file = node(host, "b")?;
         host.truncate(file, 4500).map(drop)

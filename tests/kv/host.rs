@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dpfs::backend::kv::embedded::{Config, Embedded, Store};
-use dpfs::backend::kv::engine::{Busy, Client, Engine, Op, Token};
+use dpfs::backend::kv::engine::{Busy, Client, Engine, Failure, Op, Token};
 use dpfs::backend::kv::setup;
 use dpfs::backend::kv::tree::{Tree, TreeVolume};
 use dpfs::sys::map;
@@ -31,6 +31,8 @@ pub struct Faults {
     pub left: Rc<Cell<Option<u64>>>,
     /// Refuse every second submission.
     pub stubborn: Rc<Cell<bool>>,
+    /// COPY_FILE_RANGEs of the engine that are still done; then it is full.
+    pub full_after: Rc<Cell<Option<u64>>>,
     /// The last one was refused.
     refused: Rc<Cell<bool>>,
 }
@@ -65,7 +67,17 @@ impl<E: Engine> Engine for Faulty<E> {
             _ => {}
         }
         self.faults.taken.set(self.faults.taken.get() + 1);
-        self.inner.submit(token, op, client)
+        let counted = matches!(op, Op::Copy { .. });
+        let left = self.faults.full_after.get().filter(|_| counted);
+        if left == Some(0) {
+            client.done(token, Err(Failure::Full));
+            return Ok(());
+        }
+        let taken = self.inner.submit(token, op, client);
+        if taken.is_ok() && left.is_some() {
+            self.faults.full_after.set(left.map(|left| left - 1));
+        }
+        taken
     }
 
     fn poll(&mut self, now: Instant, client: &mut dyn Client) -> bool {
@@ -74,6 +86,10 @@ impl<E: Engine> Engine for Faulty<E> {
 
     fn chunk_size(&self) -> u32 {
         self.inner.chunk_size()
+    }
+
+    fn copies(&self) -> bool {
+        self.inner.copies()
     }
 }
 
@@ -362,31 +378,88 @@ impl<E: Engine + 'static> Host<E> {
         value::<LseekOut>(&self.ask(&message)?).map(|out| out.offset)
     }
 
+    /// Copy from a node's offset to a node's offset.
+    pub fn copy(&mut self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u32> {
+        let args = CopyFileRangeIn {
+            off_in: from.1,
+            nodeid_out: to.0,
+            off_out: to.1,
+            len,
+            ..CopyFileRangeIn::default()
+        };
+        let message = self
+            .message(Opcode::COPY_FILE_RANGE, from.0)
+            .arg(&args)
+            .room(8);
+        value::<WriteOut>(&self.ask(&message)?).map(|out| out.size)
+    }
+
     pub fn setxattr(&mut self, node: u64, name: &str, data: &[u8]) -> Result<()> {
+        let message = self.to_set(node, name, data);
+        unit(&self.ask(&message)?)
+    }
+
+    /// Send a SETXATTR, and do not wait for its answer.
+    pub fn send_setxattr(&mut self, node: u64, name: &str, data: &[u8]) -> Ticket {
+        let message = self.to_set(node, name, data);
+        self.bed.send(&message)
+    }
+
+    /// Wait for the answer to what was sent.
+    pub fn wait(&mut self, ticket: Ticket) -> Answer {
+        loop {
+            if let Some(answer) = self.bed.answer(ticket) {
+                return answer;
+            }
+            self.bed.round();
+        }
+    }
+
+    fn to_set(&self, node: u64, name: &str, data: &[u8]) -> Message {
         let args = SetxattrIn {
             size: data.len() as u32,
             ..SetxattrIn::default()
         };
-        let message = self
-            .message(Opcode::SETXATTR, node)
+        self.message(Opcode::SETXATTR, node)
             .arg(&args)
             .name(name)
-            .data(data);
+            .data(data)
+    }
+
+    pub fn removexattr(&mut self, node: u64, name: &str) -> Result<()> {
+        let message = self.message(Opcode::REMOVEXATTR, node).name(name);
         unit(&self.ask(&message)?)
     }
 
     pub fn getxattr(&mut self, node: u64, name: &str) -> Result<Vec<u8>> {
         let args = GetxattrIn {
-            size: 4096,
+            size: 65_536,
             padding: 0,
         };
         let message = self
             .message(Opcode::GETXATTR, node)
             .arg(&args)
             .name(name)
-            .room(4096);
+            .room(65_536);
         let answer = self.ask(&message)?;
         unit(&answer).map(|()| answer.body().to_vec())
+    }
+
+    /// List the names of a node's attributes.
+    pub fn listxattr(&mut self, node: u64) -> Result<Vec<String>> {
+        let args = GetxattrIn {
+            size: 65_536,
+            padding: 0,
+        };
+        let message = self
+            .message(Opcode::LISTXATTR, node)
+            .arg(&args)
+            .room(65_536);
+        let answer = self.ask(&message)?;
+        unit(&answer)?;
+        let names = answer.body().split_inclusive(|&byte| byte == 0);
+        let text = |name: &[u8]| String::from_utf8(name[..name.len() - 1].to_vec()).unwrap();
+        Ok(names.map(text).collect())
     }
 
     /// List a directory, with replies of `room` bytes: name, inode and position of each entry.

@@ -116,6 +116,7 @@ enum Step {
     Write(u64, u64, Vec<u8>, Expect, u64),
     Read(u64, u64, u32),
     Clear(u64, u64, u64),
+    Copy((u64, u64), (u64, u64), u32, Expect, Expect),
     Seek(u64, u64, bool),
     Name(u64, u8, u64),
     Xattr(u64, u8, bool),
@@ -141,6 +142,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             1 => Just(Expect::Bits { at: 0, mask: 1, want: 1 }),
         ]
     };
+    let given = prop_oneof![
+        4 => Just(Expect::Present),
+        2 => any::<u64>().prop_map(|value| Expect::Least { at: 8, value }),
+        1 => Just(Expect::Least { at: 17, value: 0 }),
+    ];
     let bytes = (any::<u8>(), prop_oneof![0..40usize, 0..9000usize])
         .prop_map(|(seed, len)| (0..len).map(|at| seed.wrapping_add(at as u8)).collect());
     let step = prop_oneof![
@@ -150,6 +156,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => (ino.clone(), edge.clone(), 0..20_000u32).prop_map(|(i, o, l)| Step::Read(i, o, l)),
         3 => (ino.clone(), edge.clone(), prop_oneof![edge.clone(), Just(u64::MAX)])
             .prop_map(|(i, a, b)| Step::Clear(i, a, b)),
+        4 => ((ino.clone(), edge.clone()), (ino.clone(), edge.clone()), 0..9000u32, given, expect(0))
+            .prop_filter("overlap", |(from, to, len, ..)| {
+                from.0 != to.0 || from.1.abs_diff(to.1) >= u64::from(*len)
+            })
+            .prop_map(|(f, t, l, g, e)| Step::Copy(f, t, l, g, e)),
         2 => (ino.clone(), edge, any::<bool>()).prop_map(|(i, o, h)| Step::Seek(i, o, h)),
         3 => (ino.clone(), any::<u8>(), 0..5u64).prop_map(|(i, n, t)| Step::Name(i, n % 20, t)),
         2 => (ino.clone(), any::<u8>(), any::<bool>()).prop_map(|(i, n, d)| Step::Xattr(i, n % 9, d)),
@@ -205,6 +216,19 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
                 },
                 Vec::new(),
             )
+        }
+        Step::Copy((source, from), (ino, to), len, given, expect) => {
+            let op = Op::Copy {
+                source,
+                from,
+                given,
+                ino,
+                to,
+                len,
+                expect,
+                patches: &[Patch::Add64 { at: 8, value: 1 }],
+            };
+            run(engine, &op, Vec::new())
         }
         Step::Seek(ino, offset, hole) => {
             let (offset, size) = (offset.min(SIZE - 1), SIZE);

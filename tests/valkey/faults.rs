@@ -10,6 +10,7 @@ use std::time::Duration;
 use dpfs::backend::kv::fsck::{self, Report};
 use dpfs::backend::kv::served::Store;
 use dpfs::backend::kv::valkey::Valkey;
+use dpfs::backend::kv::valkey::request::VERSION;
 use dpfs::backend::kv::valkey::server::{Config, Place, Server as Volume};
 use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::Opcode;
@@ -414,7 +415,8 @@ fn noisy(noise: impl Fn(u64) -> Vec<u8> + Send + 'static) -> Place {
     thread::spawn(move || {
         let greeting: &[u8] = b"%3\r\n$6\r\nserver\r\n$6\r\nvalkey\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
         let memory: &[u8] = b"$13\r\nmaxmemory:0\r\n\r\n";
-        let open: &[u8] = b"*3\r\n:2\r\n:4096\r\n$3\r\n1.2\r\n";
+        let open = format!("*3\r\n:{VERSION}\r\n:4096\r\n$3\r\n1.2\r\n");
+        let open = open.as_bytes();
         for (number, stream) in (0..).zip(listener.incoming()) {
             let mut stream = stream.unwrap();
             let mut buffer = [0; 65_536];

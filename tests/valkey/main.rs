@@ -12,6 +12,8 @@ mod migration;
 mod proxy;
 mod server;
 mod tree;
+#[path = "../kv/xattr.rs"]
+mod xattr;
 
 use dpfs::backend::kv::embedded::{self, Embedded, Store};
 use dpfs::backend::kv::engine::{Check, Done, Expect, Failure, Key, Op, Patch, Write};
@@ -340,7 +342,7 @@ fn numbers_that_were_lost_with_the_server_that_gave_them_are_not_given_again() {
         assert_eq!(second, first + 1000, "{kind}: and no more than once");
         let mut id = |client: &[u8]| {
             let key = [b"{v}s", client].concat();
-            connection.ask(&[b"HGET", &key, b"id"])
+            connection.ask(&[b"GETRANGE", &key, b"0", b"2"])
         };
         assert_ne!(id(b"2"), id(b"3"), "{kind}");
     }
@@ -454,7 +456,6 @@ fn results_are_kept_until_acknowledged_and_clients_do_not_meet() {
         assert_eq!(add(2, 1, 1), Reply::Integer(1));
         assert_eq!(add(1, 4, 3), Reply::Integer(1));
         assert_eq!(add(1, 3, 1), Reply::Integer(1), "still remembered");
-        // They go in batches.
         assert_eq!(add(1, 40, 39), Reply::Integer(1));
         assert_eq!(add(1, 40, 1), Reply::Integer(1), "still remembered");
         for late in [3, 5, 38] {
@@ -471,8 +472,143 @@ fn results_are_kept_until_acknowledged_and_clients_do_not_meet() {
             [Some((version, sum))],
             "one for each sequence number"
         );
-        // One result, the number below which all are forgotten, and who it is.
-        assert_eq!(connection.ask(&[b"HLEN", b"{v}s1"]), Reply::Integer(3));
+        // Who it is, and places for the last number and the two before.
+        let size = connection.ask(&[b"STRLEN", b"{v}s1"]);
+        assert_eq!(size, Reply::Integer(13 + 3 * 7));
+    }
+}
+
+#[test]
+fn results_that_an_earlier_library_kept_are_still_known() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        // As version 2 left them: 5 gave up some numbers, and reserved others.
+        connection.ask(&[b"SET", b"{v}n", b"7"]);
+        let fields: [&[u8]; 12] = [
+            b"HSET",
+            b"{v}s9",
+            b"from",
+            b"4",
+            b"id",
+            b"5",
+            b"4",
+            b"1",
+            b"6",
+            b"0",
+            b"7",
+            b"4503599627371520",
+        ];
+        connection.ask(&fields);
+        connection.ask(&[b"EXPIRE", b"{v}s9", b"1000"]);
+        let mut reserve = |sequence| {
+            let once = Once {
+                client: 9,
+                sequence,
+                ack: 4,
+                sure: true,
+            };
+            connection.call(|to| request::reserve(to, b"{v}", &once, 1))
+        };
+        assert_eq!(reserve(4), Reply::Integer(1), "{kind}");
+        assert_eq!(reserve(7), Reply::Integer(4_503_599_627_371_520), "{kind}");
+        assert_eq!(reserve(6), Reply::Integer(0), "{kind}");
+        assert!(matches!(reserve(3), Reply::Error(_)), "{kind}");
+        assert_eq!(reserve(8), Reply::Integer(1024), "{kind}");
+        for (sequence, result) in [(8, 1024), (7, 4_503_599_627_371_520), (4, 1), (5, 1025)] {
+            assert_eq!(reserve(sequence), Reply::Integer(result), "{kind}");
+        }
+        let id = connection.ask(&[b"GETRANGE", b"{v}s9", b"0", b"2"]);
+        assert_eq!(id, Reply::Bytes(vec![0, 0, 5]));
+        let kept = |connection: &mut Connection, sequence| {
+            connection.call(|to| request::kept(to, b"{v}", 9, sequence, 0))
+        };
+        assert_eq!(kept(&mut connection, 8), Reply::Integer(1));
+        assert_eq!(kept(&mut connection, 9), Reply::Integer(0), "never done");
+        // It lives on without an end that the hash had.
+        assert_eq!(connection.ask(&[b"TTL", b"{v}s9"]), Reply::Integer(-1));
+    }
+}
+
+#[test]
+fn clients_that_are_not_heard_of_for_long_are_forgotten() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        let reserve = |connection: &mut Connection, client, sequence| {
+            let once = Once {
+                client,
+                ..once(sequence)
+            };
+            connection.call(|to| request::reserve(to, b"{v}", &once, 1))
+        };
+        reserve(&mut connection, 1, 1);
+        reserve(&mut connection, 2, 1);
+        // Both are of last year; one is heard of again, as it goes on.
+        for client in [b"1", b"2"] {
+            connection.ask(&[b"ZADD", b"{v}u", b"1700000000", client]);
+        }
+        for sequence in 2..=32 {
+            reserve(&mut connection, 1, sequence);
+        }
+        reserve(&mut connection, 3, 1);
+        let there = |connection: &mut Connection, key: &[u8]| connection.ask(&[b"EXISTS", key]);
+        assert_eq!(
+            there(&mut connection, b"{v}s1"),
+            Reply::Integer(1),
+            "{kind}"
+        );
+        assert_eq!(
+            there(&mut connection, b"{v}s2"),
+            Reply::Integer(0),
+            "{kind}"
+        );
+        assert_eq!(
+            there(&mut connection, b"{v}s3"),
+            Reply::Integer(1),
+            "{kind}"
+        );
+        assert_eq!(connection.ask(&[b"ZCARD", b"{v}u"]), Reply::Integer(2));
+    }
+}
+
+#[test]
+fn a_copy_that_is_sent_again_is_not_done_again() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        let mut connection = server.connect();
+        load(&mut connection);
+        let make = [
+            Write::Put(Key::Inode(1), &[0; 8]),
+            Write::Put(Key::Inode(2), &[0; 8]),
+        ];
+        connection.call(|to| request::transact(to, b"{v}", &once(1), (&[], &make), true));
+        let chunk = b"{v}\x05\0\0\0\0\0\0\0\x01\0\0\0\0";
+        let copied = b"{v}\x05\0\0\0\0\0\0\0\x02\0\0\0\0";
+        connection.ask(&[b"SET", chunk, b"before"]);
+        let op = Op::Copy {
+            source: 1,
+            from: 0,
+            given: Expect::Present,
+            ino: 2,
+            to: 0,
+            len: 6,
+            expect: Expect::Present,
+            patches: &[],
+        };
+        let copy = |connection: &mut Connection, sequence| {
+            connection.call(|to| request::copy(to, b"{v}", &once(sequence), &op, 4096))
+        };
+        assert_eq!(copy(&mut connection, 2), Reply::Integer(1));
+        connection.ask(&[b"SET", chunk, b"after!"]);
+        assert_eq!(copy(&mut connection, 2), Reply::Integer(1), "as answered");
+        let content = connection.ask(&[b"GET", copied]);
+        assert_eq!(content, Reply::Bytes(b"before".into()), "{kind}");
+        assert_eq!(copy(&mut connection, 3), Reply::Integer(1));
+        let content = connection.ask(&[b"GET", copied]);
+        assert_eq!(content, Reply::Bytes(b"after!".into()), "{kind}");
     }
 }
 

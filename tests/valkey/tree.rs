@@ -8,6 +8,7 @@ use crate::engine::attach;
 use crate::host::{Host, O_APPEND, O_TRUNC, ROOT};
 use crate::proxy::Proxy;
 use crate::server::{KINDS, Server};
+use crate::xattr::reach_what_linux_allows;
 
 /// Count the turns of one call.
 fn turns<T>(
@@ -77,6 +78,13 @@ fn round_trips_over_the_wire_are_as_few_as_promised() {
             .unwrap()),
         2
     );
+    let copied = host.create(ROOT, "copied").unwrap().nodeid;
+    assert_eq!(
+        turns(&proxy, host, |host| host
+            .copy((file, 0), (copied, 0), 4096)
+            .unwrap()),
+        2
+    );
     // Sixteen chunks are one, too.
     host.write(file, 0, &[8; 65_536], (0, 0)).unwrap();
     let large =
@@ -108,6 +116,12 @@ fn a_file_system_on_each_server_does_what_it_should() {
         host.fallocate(file, 4000, 500, 3).unwrap();
         model[4000..4500].fill(0);
         assert_eq!(host.read(file, 0, 65_536).unwrap(), model, "{kind}");
+        let copy = host.create(ROOT, "copy").unwrap().nodeid;
+        let len = model.len() as u64;
+        assert_eq!(host.copy((file, 0), (copy, 0), 1 << 20), Ok(len as u32));
+        assert_eq!(host.read(copy, 0, 65_536).unwrap(), model, "{kind}");
+        host.unlink(ROOT, "copy").unwrap();
+        host.forget(copy);
         host.open(file, 1 | O_TRUNC).unwrap();
         assert_eq!(host.getattr(file).unwrap().size, 0);
         host.setxattr(file, "user.x", b"value").unwrap();
@@ -132,6 +146,14 @@ fn a_file_system_on_each_server_does_what_it_should() {
             (1003, 0),
             "{kind}: {report:?}"
         );
+    }
+}
+
+#[test]
+fn attributes_reach_what_linux_allows() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        reach_what_linux_allows(&mut Host::over(attach(&server.place(), "v")));
     }
 }
 

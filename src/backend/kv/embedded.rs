@@ -193,7 +193,9 @@ impl Store {
     /// Take what an operation needs, generously, from what was freed inside of the store. False when that is too little.
     fn spend(&self, op: &Op<'_>) -> bool {
         let cost = match op {
-            Op::Write { len, .. } => 2 * (u64::from(*len) + u64::from(self.chunk)),
+            Op::Write { len, .. } | Op::Copy { len, .. } => {
+                2 * (u64::from(*len) + u64::from(self.chunk))
+            }
             _ => u64::from(self.chunk),
         };
         let left = |freed: u64| freed.checked_sub(cost);

@@ -26,16 +26,18 @@
 //! or had, also when it was deleted in between.
 //!
 //! # Once
-//! An accepted [`Op::Transact`], [`Op::Write`], [`Op::Purge`] or [`Op::Reserve`] is executed once. An engine that resends after a lost
-//! reply makes its server remember (client and sequence). Where it cannot know, it answers [`Failure::Unknown`].
+//! An accepted [`Op::Transact`], [`Op::Write`], [`Op::Copy`], [`Op::Purge`] or [`Op::Reserve`] is executed once. An engine that
+//! resends after a lost reply makes its server remember (client and sequence). Where it cannot know, it answers [`Failure::Unknown`].
 
 use crate::mem::Segment;
 use crate::sys::time::Instant;
 
 /// Longest name of a directory entry or extended attribute in bytes.
 pub const NAME_MAX: usize = 255;
-/// Longest value of a record in bytes.
-pub const VALUE_MAX: usize = 4096;
+/// Longest value of a record in bytes: that of an extended attribute.
+pub const VALUE_MAX: usize = 65_536;
+/// Longest target of a symbolic link in bytes.
+pub const TARGET_MAX: usize = 4096;
 /// Most keys of a [`Op::Get`].
 pub const GET_MAX: usize = 8;
 /// Most checks of a [`Op::Transact`].
@@ -44,6 +46,8 @@ pub const CHECKS_MAX: usize = 8;
 pub const WRITES_MAX: usize = 12;
 /// Most patches of one record in one operation.
 pub const PATCHES_MAX: usize = 8;
+/// Most bytes of a [`Op::Copy`].
+pub const COPY_MAX: u32 = 1 << 20;
 
 /// Name an operation that is under way. Chosen by the file system, carried back by the engine; it means nothing here.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -137,6 +141,36 @@ pub enum Expect {
         /// How they must be.
         want: u32,
     },
+    /// There is one, and the little-endian `u64` at byte `at` is at least `value`.
+    Least {
+        /// Byte of the value.
+        at: u16,
+        /// Least value.
+        value: u64,
+    },
+}
+
+impl Expect {
+    /// Tell whether a record is so: its version and value, or nothing when there is none.
+    pub fn holds(&self, found: Option<(u64, &[u8])>) -> bool {
+        fn field<const N: usize>(value: &[u8], at: u16) -> Option<[u8; N]> {
+            value.get(usize::from(at)..)?.first_chunk().copied()
+        }
+        let Some((version, value)) = found else {
+            return *self == Self::Absent;
+        };
+        match *self {
+            Self::Absent => false,
+            Self::Present => true,
+            Self::Version(wanted) => version == wanted,
+            Self::Bits { at, mask, want } => {
+                field(value, at).is_some_and(|word| u32::from_le_bytes(word) & mask == want)
+            }
+            Self::Least { at, value: least } => {
+                field(value, at).is_some_and(|word| u64::from_le_bytes(word) >= least)
+            }
+        }
+    }
 }
 
 /// Guard a transaction.
@@ -240,7 +274,7 @@ pub enum Write<'a> {
 pub enum List {
     /// Entries of a directory: values of [`Key::Position`], in the order of positions.
     Entries(u64),
-    /// Extended attributes of an inode. The record's `name` is set.
+    /// Extended attributes of an inode. The record's `name` is set; its value is left out, and its version means nothing.
     Xattrs(u64),
     /// Orphans: `at` is the inode number, the value that of [`Key::Orphan`].
     Orphans,
@@ -315,6 +349,27 @@ pub enum Op<'a> {
         /// How the inode changes.
         patches: &'a [Patch<'a>],
     },
+    /// Copy content within the volume, in one step, if both inodes are there and as expected; then patch the one that is
+    /// copied to. Where the source has a hole, what was there is removed: a hole stays one. The ranges do not overlap,
+    /// and the source has all of its own. Only for an engine that [copies](Engine::copies).
+    Copy {
+        /// Inode to copy from.
+        source: u64,
+        /// First byte there.
+        from: u64,
+        /// How that inode must be.
+        given: Expect,
+        /// Inode to copy to; may be the same.
+        ino: u64,
+        /// First byte there.
+        to: u64,
+        /// Bytes; at most [`COPY_MAX`].
+        len: u32,
+        /// How that inode must be.
+        expect: Expect,
+        /// How that inode changes.
+        patches: &'a [Patch<'a>],
+    },
     /// Make content read as zeros from byte `from` up to `to` (`u64::MAX`: everything behind), and give its space
     /// back. The inode does not change. An engine may stop early with [`Done::More`], where to go on.
     ///
@@ -365,7 +420,7 @@ impl Op<'_> {
     /// Tell whether an operation adds content or names without taking any away.
     pub fn grows(&self) -> bool {
         match self {
-            Op::Write { .. } => true,
+            Op::Write { .. } | Op::Copy { .. } => true,
             Op::Transact { writes, .. } => {
                 let adds = |write: &Write<'_>| {
                     matches!(
@@ -486,6 +541,11 @@ pub trait Engine {
 
     /// Give the size of chunks in bytes: a power of two from 4 KiB to 1 MiB.
     fn chunk_size(&self) -> u32;
+
+    /// Tell whether it does [`Op::Copy`].
+    fn copies(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(all(test, feature = "std"))]

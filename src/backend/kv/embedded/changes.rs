@@ -27,19 +27,6 @@ pub(super) fn split(stored: &[u8]) -> (u64, &[u8]) {
     }
 }
 
-fn holds(expect: Expect, stored: Option<&[u8]>) -> bool {
-    match (expect, stored.map(split)) {
-        (Expect::Absent, found) => found.is_none(),
-        (_, None) => false,
-        (Expect::Present, _) => true,
-        (Expect::Version(wanted), Some((version, _))) => version == wanted,
-        (Expect::Bits { at, mask, want }, Some((_, value))) => value
-            .get(usize::from(at)..)
-            .and_then(|rest| rest.first_chunk::<4>())
-            .is_some_and(|word| u32::from_le_bytes(*word) & mask == want),
-    }
-}
-
 /// Check, then write. `None` when a check did not hold.
 pub(super) fn transact(
     records: &mut Records<'_>,
@@ -50,7 +37,8 @@ pub(super) fn transact(
 ) -> Stored<Option<Done>> {
     for check in checks {
         let stored = encoded(&check.key, |key| records.get(key))?;
-        if !holds(check.expect, stored.as_ref().map(|stored| stored.value())) {
+        let found = stored.as_ref().map(|stored| split(stored.value()));
+        if !check.expect.holds(found) {
             return Ok(None);
         }
     }
@@ -144,7 +132,7 @@ pub(super) fn purge(records: &mut Records<'_>, ino: u64, expect: Expect) -> Stor
         let _ = copy.extend_from_slice(&value[..value.len().min(256)]);
         copy
     });
-    if !holds(expect, stored.as_deref()) {
+    if !expect.holds(stored.as_deref().map(split)) {
         return Ok(None);
     }
     for key in [Key::Inode(ino), Key::Target(ino), Key::Orphan(ino)] {
@@ -198,6 +186,48 @@ pub(super) fn overwrite(
         }
         let _ = gather(payload, piece.at, &mut scratch[piece.inside..end]);
         chunks.insert((ino, piece.index), &scratch[..])?;
+    }
+    Ok(())
+}
+
+/// Copy bytes, from byte of inode to byte of inode; holes, too. `freed` grows as with [`clear`].
+pub(super) fn copy(
+    chunks: &mut Chunks<'_>,
+    from: (u64, u64),
+    to: (u64, u64),
+    len: u32,
+    size: u32,
+    scratch: &mut Vec<u8>,
+    freed: &mut u64,
+) -> Stored<()> {
+    let bytes = from.1..from.1 + u64::from(len);
+    for source in pieces(bytes, size) {
+        let begin = to.1 + source.at as u64;
+        for piece in pieces(begin..begin + source.count as u64, size) {
+            let end = begin + (piece.at + piece.count) as u64;
+            let inside = source.inside + piece.at;
+            scratch.clear();
+            if let Some(old) = chunks.get((to.0, piece.index))? {
+                scratch.extend_from_slice(old.value());
+            }
+            let mut there = 0;
+            if let Some(found) = chunks.get((from.0, source.index))? {
+                let found = found.value().get(inside..).unwrap_or(&[]);
+                let found = &found[..found.len().min(piece.count)];
+                there = found.len();
+                if scratch.len() < piece.inside + there {
+                    scratch.resize(piece.inside + there, 0);
+                }
+                scratch[piece.inside..piece.inside + there].copy_from_slice(found);
+            }
+            if there > 0 {
+                chunks.insert((to.0, piece.index), &scratch[..])?;
+            }
+            if there < piece.count {
+                let hole = end - (piece.count - there) as u64;
+                clear(chunks, to.0, hole, end, size, scratch, freed)?;
+            }
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use redb::{CommitError, Durability, StorageError, WriteTransaction};
 use super::super::engine::{
     Busy, Check, Client, Done, Engine, Failure, Key, Op, Token, VALUE_MAX, Write,
 };
-use super::changes::{clear, overwrite, purge, reserve, transact};
+use super::changes::{clear, copy, overwrite, purge, reserve, transact};
 use super::snapshot::Snapshot;
 use super::{CHUNKS, RECORDS, Store, Stored, failure};
 use crate::sys::eventfd::EventFd;
@@ -157,6 +157,36 @@ impl Embedded {
                     Ok(done)
                 })
             }
+            Op::Copy {
+                source,
+                from,
+                given,
+                ino,
+                to,
+                len,
+                expect,
+                patches,
+            } => {
+                let key = Key::Inode(ino);
+                let checks = [
+                    Check {
+                        key: Key::Inode(source),
+                        expect: given,
+                    },
+                    Check { key, expect },
+                ];
+                let patch = Write::Patch(key, patches);
+                transact(&mut records, &checks, &[patch], value, fresh).and_then(|done| {
+                    if done.is_some() {
+                        let chunks = writer.open_table(CHUNKS);
+                        let mut chunks = chunks.map_err(|_| StorageError::PreviousIo)?;
+                        let (from, to) = ((source, from), (ino, to));
+                        let scratch = &mut self.chunk;
+                        copy(&mut chunks, from, to, len, size, scratch, &mut freed)?;
+                    }
+                    Ok(done)
+                })
+            }
             Op::Clear { ino, from, to, .. } => {
                 let chunks = writer.open_table(CHUNKS);
                 let chunks = chunks.map_err(|_| StorageError::PreviousIo);
@@ -300,5 +330,9 @@ impl Engine for Embedded {
 
     fn chunk_size(&self) -> u32 {
         self.store.chunk
+    }
+
+    fn copies(&self) -> bool {
+        true
     }
 }

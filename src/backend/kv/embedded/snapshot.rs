@@ -152,7 +152,10 @@ impl Snapshot {
                 at,
                 version,
                 name: if named { tail } else { &[] },
-                value,
+                value: match list {
+                    List::Xattrs(_) => &[],
+                    _ => value,
+                },
             };
             client.record(token, record);
             if follow {

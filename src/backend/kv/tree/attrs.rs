@@ -2,7 +2,9 @@
 
 use zerocopy::IntoBytes;
 
-use super::super::engine::{Check, Done, Engine, Expect, Key, List, Op, Patch, Write};
+use super::super::engine::{
+    Busy, Check, Done, Engine, Expect, Key, List, Op, Patch, Token, VALUE_MAX, Write,
+};
 use super::super::record::{Inode, Time, field, mode, state};
 use super::Tree;
 use super::content::CAPABILITY;
@@ -136,10 +138,10 @@ impl<E: Engine> Tree<E> {
             return;
         };
         let ino = work.ino;
-        if matches!(work.kind, Kind::Listxattr { .. }) {
+        if let Kind::Listxattr { after, .. } = work.kind {
             let op = Op::Scan {
                 list: List::Xattrs(ino),
-                after: 0,
+                after,
                 limit: u32::MAX,
                 follow: false,
             };
@@ -161,15 +163,24 @@ impl<E: Engine> Tree<E> {
         &bytes[..name.len()]
     }
 
-    pub(super) fn landed_listxattr(&mut self, handle: Handle) {
-        let list = *self.desk.list(handle);
-        if let Some(Kind::Listxattr { reply, len }) =
-            self.desk.works.remove(handle).map(|work| work.kind)
-        {
-            match list.get(..len) {
-                Some(names) => reply.ok(names),
-                None => reply.err(Errno::E2BIG),
-            }
+    pub(super) fn landed_listxattr(&mut self, handle: Handle, done: Done) {
+        let Some(Kind::Listxattr { len, .. }) = self.desk.works.get(handle).map(|work| &work.kind)
+        else {
+            return;
+        };
+        if done == (Done::Listed { more: true }) && *len <= VALUE_MAX {
+            return self.issue_getxattr(handle);
+        }
+        let Some(Kind::Listxattr {
+            reply, len, lost, ..
+        }) = self.desk.works.remove(handle).map(|work| work.kind)
+        else {
+            return;
+        };
+        match self.desk.list(handle, len) {
+            Some(names) if !lost => reply.ok(names),
+            _ if len > VALUE_MAX => reply.err(Errno::E2BIG),
+            _ => reply.err(Errno::ENOMEM),
         }
     }
 
@@ -232,10 +243,11 @@ impl<E: Engine> Tree<E> {
                 },
             },
         ];
-        let mut value = [0; super::VALUE_MAX];
         let args = &self.args[handle.index as usize];
-        let value = &mut value[..args.len];
-        value.copy_from_slice(args.bytes());
+        let value = match args.bytes.get(..args.len) {
+            Some(short) => short,
+            None => self.longs.get(handle).get(..args.len).unwrap_or(&[]),
+        };
         let write = if sets {
             Write::Put(key, value)
         } else {
@@ -245,7 +257,11 @@ impl<E: Engine> Tree<E> {
             checks: &checks,
             writes: &[write, Write::Patch(Key::Inode(ino), &patches)],
         };
-        self.ask(handle, &op);
+        let token = Token(handle.to_bits());
+        match self.engine.submit(token, &op, &mut self.desk) {
+            Ok(()) => self.round_trips += 1,
+            Err(Busy) => self.desk.wait(handle),
+        }
     }
 
     pub(super) fn landed_setxattr(&mut self, handle: Handle) {

@@ -42,7 +42,7 @@ pub const CAPABILITY: &[u8] = b"security.capability";
 
 impl<E: Engine> Tree<E> {
     /// Give the largest size of a file.
-    fn size_max(&self) -> u64 {
+    pub(super) fn size_max(&self) -> u64 {
         u64::from(self.engine.chunk_size()) * u64::from(u32::MAX)
     }
 
@@ -111,24 +111,9 @@ impl<E: Engine> Tree<E> {
             return self.look(handle, ino);
         }
         let found = *self.desk.found(handle, 0);
-        let now = Time::now();
+        let now = [Time::now(); 2];
         if step == WRITE_CAPS {
-            let patches = [Patch::Clear {
-                at: field::MODE,
-                bits: state::CAPS,
-            }];
-            let check = Check {
-                key: Key::Inode(ino),
-                expect: Expect::Version(found.inode_version),
-            };
-            let op = Op::Transact {
-                checks: &[check],
-                writes: &[
-                    Write::Delete(Key::Xattr(ino, CAPABILITY)),
-                    Write::Patch(Key::Inode(ino), &patches),
-                ],
-            };
-            return self.ask(handle, &op);
+            return self.drop_capabilities(handle);
         }
         if step == WRITE_SEEN && append {
             offset = found.inode.size;
@@ -165,7 +150,6 @@ impl<E: Engine> Tree<E> {
         let patches = [
             times[0],
             times[1],
-            times[2],
             Patch::Set {
                 at: field::MODE,
                 bytes: mode.as_bytes(),
@@ -177,6 +161,28 @@ impl<E: Engine> Tree<E> {
             len,
             expect: Expect::Version(found.inode_version),
             patches: &patches,
+        };
+        self.ask(handle, &op);
+    }
+
+    /// End file capabilities of the inode that was looked at, before its content changes.
+    pub(super) fn drop_capabilities(&mut self, handle: Handle) {
+        let found = *self.desk.found(handle, 0);
+        let ino = found.inode.ino;
+        let patches = [Patch::Clear {
+            at: field::MODE,
+            bits: state::CAPS,
+        }];
+        let check = Check {
+            key: Key::Inode(ino),
+            expect: Expect::Version(found.inode_version),
+        };
+        let op = Op::Transact {
+            checks: &[check],
+            writes: &[
+                Write::Delete(Key::Xattr(ino, CAPABILITY)),
+                Write::Patch(Key::Inode(ino), &patches),
+            ],
         };
         self.ask(handle, &op);
     }
@@ -301,7 +307,7 @@ impl<E: Engine> Tree<E> {
                 self.ask(handle, &op);
             }
             _ => {
-                let now = Time::now();
+                let now = [Time::now(); 2];
                 let patches = touched(&now, end);
                 let Kind::Allocate { mode, .. } = self
                     .desk

@@ -4,10 +4,11 @@ use zerocopy::FromZeros;
 
 use super::super::engine::{Client, Done, Failure, Record, Token};
 use super::super::record::{Dentry, Inode};
+use super::long::Longs;
 use super::volume::TreeVolume;
 use crate::fuse::{
-    Attributes, Created, Data, DirEntries, DirEntriesPlus, Entry, Opened, Reply, SetAttr, Statfs,
-    StatxReply, Target, Written, XattrValue, number::Position,
+    Attributes, Copied, Created, Data, DirEntries, DirEntriesPlus, Entry, Opened, Reply, SetAttr,
+    Statfs, StatxReply, Target, Written, XattrValue, number::Position,
 };
 use crate::mem::{Arena, Handle, OutOfMemory, Segment, SlotMap};
 use crate::sys::time::Instant;
@@ -88,6 +89,15 @@ pub enum Kind {
         end: u64,
         mode: u32,
     },
+    /// COPY_FILE_RANGE, to the inode that the request is about.
+    Copy {
+        reply: Reply<Copied>,
+        source: u64,
+        from: u64,
+        to: u64,
+        left: u64,
+        done: u64,
+    },
     Seek {
         reply: Reply<Position>,
         offset: u64,
@@ -106,6 +116,10 @@ pub enum Kind {
     Listxattr {
         reply: Reply<XattrValue>,
         len: usize,
+        /// There was no room for some.
+        lost: bool,
+        /// The last that was listed.
+        after: u64,
     },
     Setxattr {
         reply: Reply<()>,
@@ -150,6 +164,9 @@ impl Kind {
             | Self::Removexattr(reply) => reply.err(error),
             Self::Read { reply, .. } => reply.err(error),
             Self::Write { reply, .. } => reply.err(error),
+            // What was copied before is said; the host meets the error when it asks for the rest.
+            Self::Copy { reply, done, .. } if done > 0 => reply.ok(done),
+            Self::Copy { reply, .. } => reply.err(error),
             Self::Seek { reply, .. } => reply.err(error),
             Self::Statfs(reply) => reply.err(error),
             Self::List {
@@ -200,8 +217,8 @@ struct Pad {
     list: [u8; LIST_MAX],
 }
 
-/// Most bytes of names that LISTXATTR gives.
-pub const LIST_MAX: usize = 4096;
+/// Most bytes of names of attributes that every request has room for.
+const LIST_MAX: usize = 4096;
 
 /// Requests in order, linked through the table.
 #[derive(Default)]
@@ -215,6 +232,8 @@ pub struct Desk {
     pub volume: &'static TreeVolume,
     pub works: SlotMap<Work>,
     pads: &'static mut [Pad],
+    /// Lists of names that are too long for those.
+    lists: Longs,
     /// Those whose operation ended.
     ready: Queue,
     /// Those that the engine had no room for, or that wait for numbers.
@@ -232,6 +251,7 @@ impl Desk {
             volume,
             works: SlotMap::new(arena, requests)?,
             pads: arena.zeroed(requests as usize + 1)?,
+            lists: Longs::new(arena)?,
             ready: Queue::default(),
             waiting: Queue::default(),
             now: Instant::default(),
@@ -239,7 +259,9 @@ impl Desk {
     }
 
     pub const fn footprint(requests: u32) -> usize {
-        SlotMap::<Work>::footprint(requests) + (requests as usize + 2) * size_of::<Pad>()
+        SlotMap::<Work>::footprint(requests)
+            + (requests as usize + 2) * size_of::<Pad>()
+            + Longs::footprint()
     }
 
     /// Enter a request.
@@ -275,8 +297,10 @@ impl Desk {
         &self.pads[handle.index as usize].found[index]
     }
 
-    pub fn list(&self, handle: Handle) -> &[u8; LIST_MAX] {
-        &self.pads[handle.index as usize].list
+    /// Give the names that a request collected; `None` when there was no room for so many bytes.
+    pub fn list(&self, handle: Handle, len: usize) -> Option<&[u8]> {
+        let short = self.pads[handle.index as usize].list.get(..len);
+        short.or_else(|| self.lists.get(handle).get(..len))
     }
 
     fn push(&mut self, ready: bool, handle: Handle) {
@@ -409,18 +433,39 @@ impl Desk {
     }
 
     /// Collect the name of an attribute; beyond the room for them, the count goes on.
-    fn take_name(&mut self, handle: Handle, name: &[u8]) {
-        let Some(work) = self.works.get_mut(handle) else {
+    fn take_name(&mut self, handle: Handle, record: &Record<'_>) {
+        let Some(Kind::Listxattr { len, after, .. }) =
+            self.works.get_mut(handle).map(|work| &mut work.kind)
+        else {
             return;
         };
-        if let Kind::Listxattr { len, .. } = &mut work.kind {
-            let list = &mut self.pads[handle.index as usize].list;
-            let end = *len + name.len() + 1;
-            if let Some(place) = list.get_mut(*len..end) {
-                place[..name.len()].copy_from_slice(name);
-                place[name.len()] = 0;
+        let (name, begin) = (record.name, *len);
+        let end = begin + name.len() + 1;
+        (*len, *after) = (end, record.at);
+        let short = &mut self.pads[handle.index as usize].list;
+        let works = &self.works;
+        let mut room = &mut short[..];
+        if end > LIST_MAX {
+            let long = self.lists.take(handle, |owner| works.get(owner).is_some());
+            let long = match long {
+                Some(long) => long,
+                None => {
+                    if let Some(Kind::Listxattr { lost, .. }) =
+                        self.works.get_mut(handle).map(|work| &mut work.kind)
+                    {
+                        *lost = true;
+                    }
+                    return;
+                }
+            };
+            if begin <= LIST_MAX {
+                long[..begin].copy_from_slice(&short[..begin]);
             }
-            *len = end;
+            room = long;
+        }
+        if let Some(place) = room.get_mut(begin..end) {
+            place[..name.len()].copy_from_slice(name);
+            place[name.len()] = 0;
         }
     }
 }
@@ -438,7 +483,7 @@ impl Client for Desk {
             Kind::List { .. } if work.step == super::lists::SCAN => {
                 return self.take_entry(handle, &record);
             }
-            Kind::Listxattr { .. } => return self.take_name(handle, record.name),
+            Kind::Listxattr { .. } => return self.take_name(handle, &record),
             Kind::Sweep { .. } => return self.volume.note_orphan(&mut work.kind, record.at),
             Kind::Getxattr(_)
             | Kind::Readlink(_)

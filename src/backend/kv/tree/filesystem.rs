@@ -5,12 +5,13 @@ use core::sync::atomic::Ordering;
 
 use super::super::engine::Engine;
 use super::super::record::{Inode, Time, mode};
+use super::copy::REQUEST_MAX;
 use super::desk::{Kind, ListReply, MakeReply};
 use super::names::sized;
 use super::{Tree, xattr_allowed};
 use crate::fuse::{
-    Attributes, Created, Creation, Data, DirEntries, DirEntriesPlus, Entry, Fh, FileSystem, Name,
-    NodeId, Opened, Reply, Request, SetAttr, Statfs, StatxReply, Target, Wishes, Written,
+    Attributes, Copied, Created, Creation, Data, DirEntries, DirEntriesPlus, Entry, Fh, FileSystem,
+    Name, NodeId, Opened, Reply, Request, SetAttr, Statfs, StatxReply, Target, Wishes, Written,
     XattrValue, number::Position,
 };
 use crate::sys::time::Instant;
@@ -456,9 +457,9 @@ impl<E: Engine> FileSystem for Tree<E> {
             flags,
             kill_sgid,
         };
-        self.start(kind, ino, |args| {
+        self.start_with(kind, ino, value, |args| {
             args.set_name(0, xattr_allowed(name)?);
-            args.set_bytes(value)
+            Ok(())
         });
     }
 
@@ -470,7 +471,12 @@ impl<E: Engine> FileSystem for Tree<E> {
     }
 
     fn listxattr(&mut self, _: &Request, node: NodeId, reply: Reply<XattrValue>) {
-        let kind = Kind::Listxattr { reply, len: 0 };
+        let kind = Kind::Listxattr {
+            reply,
+            len: 0,
+            lost: false,
+            after: 0,
+        };
         self.start(kind, self.ino(node), |_| Ok(()));
     }
 
@@ -503,6 +509,31 @@ impl<E: Engine> FileSystem for Tree<E> {
             mode,
         };
         self.start(kind, allowed, |_| Ok(()));
+    }
+
+    fn copy_file_range(
+        &mut self,
+        _: &Request,
+        (source, _, from): (NodeId, Fh, u64),
+        (node, _, to): (NodeId, Fh, u64),
+        length: u64,
+        reply: Reply<Copied>,
+    ) {
+        let source = match self.ino(source) {
+            Ok(source) if self.engine.copies() => source,
+            Ok(_) => return reply.err(Errno::EOPNOTSUPP),
+            Err(error) => return reply.err(error),
+        };
+        let kind = Kind::Copy {
+            reply,
+            source,
+            from,
+            to,
+            left: length.min(REQUEST_MAX),
+            done: 0,
+        };
+        let ino = self.writable(node);
+        self.start(kind, ino, |_| Ok(()));
     }
 
     fn lseek(

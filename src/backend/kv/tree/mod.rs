@@ -18,23 +18,27 @@
 //! | CREATE, MKNOD, MKDIR, SYMLINK, LINK, UNLINK, RMDIR, RENAME, SETXATTR, SETATTR | 2 |
 //! | READDIR | 1, the first of a directory 2 |
 //! | WRITE with O_APPEND, or that ends set-user-ID bits | 2 to 3 |
+//! | COPY_FILE_RANGE | 1, and one for each MiB |
 //! | SETATTR that makes a file shorter | 6 |
 //!
 //! # Crash safety
 //! A file without a name has an orphan record until it is removed, which happens when the host lets go of it, or by a
 //! sweep after a crash. A file that is made shorter is marked until the content behind its end is cleared; whoever
-//! wants to make it longer clears that first.
+//! wants to make it longer clears that first. COPY_FILE_RANGE copies up to 1 MiB in one step with the size; a crash
+//! leaves what was copied so far.
 //!
 //! # What is the host's
 //! Permissions, locks (POSIX and BSD: right within one host, not shared between hosts) and the avoidance of loops by
-//! RENAME. Access times are not kept. ACLs and COPY_FILE_RANGE are refused, the host copies by itself then;
-//! FALLOCATE preallocates nothing, and neither collapses nor inserts ranges.
+//! RENAME. Access times are not kept. ACLs are refused; COPY_FILE_RANGE, too, over an engine that does not copy, and
+//! the host copies by itself then. FALLOCATE preallocates nothing, and neither collapses nor inserts ranges.
 
 mod attrs;
 mod content;
+mod copy;
 mod desk;
 mod filesystem;
 mod lists;
+mod long;
 mod names;
 mod rename;
 mod sweep;
@@ -44,10 +48,11 @@ use core::ffi::CStr;
 
 use zerocopy::FromZeros;
 
-use super::engine::{Busy, Done, Engine, Failure, NAME_MAX, Op, Token, VALUE_MAX};
+use super::engine::{Busy, Done, Engine, Failure, NAME_MAX, Op, TARGET_MAX, Token, VALUE_MAX};
 use crate::mem::{Arena, Handle, OutOfMemory};
 use crate::wire::errno::Errno;
 use desk::{Desk, Kind};
+use long::Longs;
 pub use volume::{Node, TreeVolume};
 
 /// Numbers that a core reserves at a time.
@@ -60,7 +65,7 @@ const TRIES: u16 = 1000;
 struct Args {
     names: [[u8; NAME_MAX]; 2],
     lens: [usize; 2],
-    bytes: [u8; VALUE_MAX],
+    bytes: [u8; TARGET_MAX],
     len: usize,
 }
 
@@ -92,6 +97,8 @@ pub struct Tree<E> {
     engine: E,
     desk: Desk,
     args: &'static mut [Args],
+    /// Values of attributes that are too long for those.
+    longs: Longs,
     /// Numbers that were reserved and not used yet.
     numbers: core::ops::Range<u64>,
     leasing: bool,
@@ -115,6 +122,7 @@ impl<E: Engine> Tree<E> {
             engine,
             desk: Desk::new(arena, volume, requests)?,
             args: arena.zeroed(requests as usize + 1)?,
+            longs: Longs::new(arena)?,
             numbers: 0..0,
             leasing: false,
             round_trips: 0,
@@ -124,7 +132,7 @@ impl<E: Engine> Tree<E> {
     /// Give the bytes of arena that an instance needs.
     pub const fn footprint(requests: u32) -> usize {
         let requests = requests + SPARE;
-        Desk::footprint(requests) + (requests as usize + 2) * size_of::<Args>()
+        Desk::footprint(requests) + (requests as usize + 2) * size_of::<Args>() + Longs::footprint()
     }
 
     /// Give the number of operations that the engine took so far.
@@ -144,16 +152,64 @@ impl<E: Engine> Tree<E> {
         ino: Result<u64, Errno>,
         fill: impl FnOnce(&mut Args) -> Result<(), Errno>,
     ) {
-        let ino = match ino {
-            Ok(ino) => ino,
-            Err(error) => return kind.err(error),
-        };
-        let Some(handle) = self.desk.enter(kind, ino) else {
+        if let Some(handle) = self.enter(kind, ino, fill) {
+            self.begin(handle);
+        }
+    }
+
+    /// As [`Self::start`], with a value that may be long.
+    fn start_with(
+        &mut self,
+        kind: Kind,
+        ino: Result<u64, Errno>,
+        value: &[u8],
+        fill: impl FnOnce(&mut Args) -> Result<(), Errno>,
+    ) {
+        if value.len() > VALUE_MAX {
+            return kind.err(Errno::E2BIG);
+        }
+        let Some(handle) = self.enter(kind, ino, fill) else {
             return;
         };
-        if let Err(error) = fill(&mut self.args[handle.index as usize]) {
-            return self.fail(handle, error);
+        let args = &mut self.args[handle.index as usize];
+        args.len = value.len();
+        let works = &self.desk.works;
+        let place = match args.bytes.get_mut(..value.len()) {
+            Some(short) => Some(short),
+            None => {
+                let long = self.longs.take(handle, |owner| works.get(owner).is_some());
+                long.map(|long| &mut long[..value.len()])
+            }
+        };
+        match place {
+            Some(place) => place.copy_from_slice(value),
+            None => return self.fail(handle, Errno::ENOMEM),
         }
+        self.begin(handle);
+    }
+
+    fn enter(
+        &mut self,
+        kind: Kind,
+        ino: Result<u64, Errno>,
+        fill: impl FnOnce(&mut Args) -> Result<(), Errno>,
+    ) -> Option<Handle> {
+        let ino = match ino {
+            Ok(ino) => ino,
+            Err(error) => {
+                kind.err(error);
+                return None;
+            }
+        };
+        let handle = self.desk.enter(kind, ino)?;
+        if let Err(error) = fill(&mut self.args[handle.index as usize]) {
+            self.fail(handle, error);
+            return None;
+        }
+        Some(handle)
+    }
+
+    fn begin(&mut self, handle: Handle) {
         self.desk.wipe(handle);
         self.issue(handle);
         self.turn();
@@ -257,6 +313,7 @@ impl<E: Engine> Tree<E> {
             Kind::Read { .. } => self.issue_read(handle),
             Kind::Write { .. } => self.issue_write(handle),
             Kind::Allocate { .. } => self.issue_allocate(handle),
+            Kind::Copy { .. } => self.issue_copy(handle),
             Kind::Seek { .. } => self.issue_seek(handle),
             Kind::List { .. } => self.issue_list(handle),
             Kind::Sync(_) => self.ask(handle, &Op::Sync),
@@ -292,11 +349,12 @@ impl<E: Engine> Tree<E> {
             Kind::Setattr { .. } | Kind::Open { .. } => self.landed_setattr(handle),
             Kind::Readlink(_) => self.fail(handle, Errno::EINVAL),
             Kind::Getxattr(_) => self.fail(handle, Errno::ENODATA),
-            Kind::Listxattr { .. } => self.landed_listxattr(handle),
+            Kind::Listxattr { .. } => self.landed_listxattr(handle, done),
             Kind::Setxattr { .. } | Kind::Removexattr(_) => self.landed_setxattr(handle),
             Kind::Read { .. } => self.landed_read(handle),
             Kind::Write { .. } => self.landed_write(handle),
             Kind::Allocate { .. } => self.landed_allocate(handle, done),
+            Kind::Copy { .. } => self.landed_copy(handle),
             Kind::Seek { .. } => self.landed_seek(handle, done),
             Kind::List { .. } => self.landed_list(handle),
             Kind::Sync(_) => {

@@ -170,7 +170,7 @@ impl<E: Engine> Tree<E> {
         }
         let dir_change = dir_patches(&inode.ctime, 1, i32::from(is_dir));
         let checks = [alive(dir), unchanged(Key::Name(dir, name), 0)];
-        let mut target = [0; super::VALUE_MAX];
+        let mut target = [0; super::TARGET_MAX];
         let args = &self.args[handle.index as usize];
         let target = &mut target[..args.len];
         target.copy_from_slice(args.bytes());
@@ -464,8 +464,10 @@ fn inherit(inode: &mut Inode, parent: &Inode) {
     }
 }
 
-/// The patches that end a plain write, and nothing else.
-pub(super) fn touched<'a>(now: &'a Time, end: u64) -> [Patch<'a>; 3] {
+/// The patches that end a plain write, and nothing else; `now` is the time of both.
+pub(super) fn touched(now: &[Time; 2], end: u64) -> [Patch<'_>; 2] {
+    // Both times in one, for they are neighbours.
+    const { assert!(field::CTIME as usize == field::MTIME as usize + size_of::<Time>()) };
     [
         Patch::Max {
             at: field::SIZE,
@@ -473,10 +475,6 @@ pub(super) fn touched<'a>(now: &'a Time, end: u64) -> [Patch<'a>; 3] {
         },
         Patch::Set {
             at: field::MTIME,
-            bytes: now.as_bytes(),
-        },
-        Patch::Set {
-            at: field::CTIME,
             bytes: now.as_bytes(),
         },
     ]

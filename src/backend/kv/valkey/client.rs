@@ -92,4 +92,8 @@ impl Engine for Valkey {
     fn chunk_size(&self) -> u32 {
         self.settings.chunk
     }
+
+    fn copies(&self) -> bool {
+        true
+    }
 }

@@ -14,9 +14,12 @@
 --   PREFIX .. "r"             a counter: the numbers given out
 --   PREFIX .. "n"             a counter: the clients that changed something so far
 --   PREFIX .. "i" .. counter  which server counted last
---   PREFIX .. "s" .. client   a hash: sequence number -> result, kept until the client says that it has it; from: the
---                             lowest number that it wants; id: its number among the clients; lost: the number at
---                             which the server was found to have forgotten what it had answered
+--   PREFIX .. "s" .. client   a string, the client's record: its number among the clients (3 bytes); from, the lowest
+--                             sequence number whose result it wants (5); lost, the number at which the server was found
+--                             to have forgotten what it had answered (5); and of each sequence number from the one
+--                             before `from` on its result and one (7 bytes), or 0 when there is none. Before version 3
+--                             a hash
+--   PREFIX .. "u"             a sorted set: the clients by when they were heard of, in seconds
 --   PREFIX .. "y"             a counter, raised before what is there is made durable
 --
 -- The stored value of a record is its version (8 bytes) and its value. A version is the number of the client that made
@@ -24,17 +27,21 @@
 -- taken in halves.
 
 -- Raised when a function comes or changes. Later versions do for earlier clients what theirs did.
-local VERSION = 2
+local VERSION = 3
 local XATTR, NAME, POSITION, ORPHAN = 2, 3, 4, 6
 -- Most chunks that one call looks at, and most keys that one SCAN does.
 local STEP, SCANNED = 256, 500
--- Results that may be forgotten are removed so many at a time.
+-- Changes of a client after which it is heard of again; most that are forgotten then.
 local BATCH = 32
 -- First number that is given out; files have those from here on.
 local FIRST_NUMBER = 1024
 -- Seconds after which a client that was not heard of is forgotten: 30 days.
 local CLIENT_LIFE = 2592000
 local HALF = 4294967296
+-- What stands for the version and value of a record in a list of which only the names are wanted.
+local NO_VERSION = ('\0'):rep(8)
+-- Bytes of a client's record before its results, and of each.
+local HEAD, EACH = 13, 7
 -- Counts that another server leaves out: more than were ever given out and lost with the one before.
 local LOST_NUMBERS, LOST_CLIENTS = 16777216, 64
 
@@ -111,84 +118,155 @@ local function halves(value, at, bits)
     return low, high
 end
 
-local function splice(value, at, bytes)
-    return value:sub(1, at) .. bytes .. value:sub(at + #bytes + 1)
-end
-
--- One field changed: S bytes, M at least, A add to 64 bits, a add to 32 bits, C clear bits.
-local function patched(value, kind, at, bytes)
+-- What a field of a stored value becomes: S bytes, M at least, A add to 64 bits, a add to 32 bits, C clear bits. Nothing
+-- when it stays.
+local function patched(stored, kind, at, bytes)
     if kind == 'S' then
-        if at + #bytes > #value then return value end
-        return splice(value, at, bytes)
+        return at + #bytes <= #stored and bytes
     end
     local bits = (kind == 'M' or kind == 'A') and 64 or 32
-    local low, high = halves(value, at, bits)
-    if not low then return value end
+    local low, high = halves(stored, at, bits)
+    if not low then return end
     local by_low, by_high = halves(bytes, 0, bits)
     if kind == 'M' then
-        if high > by_high or (high == by_high and low >= by_low) then return value end
-        return splice(value, at, bytes)
+        return (high < by_high or (high == by_high and low < by_low)) and bytes
     elseif kind == 'A' then
         low = low + by_low
         high = (high + by_high + math.floor(low / HALF)) % HALF
-        return splice(value, at, struct.pack('<I4I4', low % HALF, high))
+        return struct.pack('<I4I4', low % HALF, high)
     elseif kind == 'a' then
-        return splice(value, at, struct.pack('<I4', (low + by_low) % HALF))
+        return struct.pack('<I4', (low + by_low) % HALF)
     end
-    return splice(value, at, struct.pack('<I4', bit.band(low, bit.bnot(by_low)) % HALF))
+    return struct.pack('<I4', bit.band(low, bit.bnot(by_low)) % HALF)
 end
 
--- All patches: kind, place (2 bytes), length (2 bytes), bytes; again and again.
-local function patch(value, patches)
-    local from = 1
+-- A stored value with this version and all patches: kind, place (2 bytes), length (2 bytes), bytes; again and again. It
+-- is put together once when they come in the order of their places, as they mostly do.
+local function patch(stored, version, patches)
+    local from, done, pieces, count = 1, 8, {version}, 1
     while from <= #patches do
         local kind, at, len = struct.unpack('<c1I2I2', patches, from)
-        value = patched(value, kind, at, patches:sub(from + 5, from + 4 + len))
+        at = at + 8
+        if at < done then
+            pieces[count + 1] = stored:sub(done + 1)
+            stored = table.concat(pieces)
+            done, pieces, count = 0, {}, 0
+        end
+        local bytes = patched(stored, kind, at, patches:sub(from + 5, from + 4 + len))
+        if bytes then
+            pieces[count + 1], pieces[count + 2] = stored:sub(done + 1, at), bytes
+            done, count = at + #bytes, count + 2
+        end
         from = from + 5 + len
     end
-    return value
+    pieces[count + 1] = stored:sub(done + 1)
+    return table.concat(pieces)
 end
 
--- Whether a stored value is as expected: A absent, P present, V this version, B these bits.
+-- Whether a stored value is as expected: A absent, P present, V this version, B these bits, L a field of at least this.
 local function holds(stored, expect)
     local kind = expect:sub(1, 1)
+    if kind == 'B' and stored then
+        local at, mask, want = struct.unpack('<I2I4I4', expect, 2)
+        return #stored >= at + 12 and bit.band(struct.unpack('<I4', stored, at + 9), mask) == bit.tobit(want)
+    end
     if kind == 'A' or not stored then return kind == 'A' and not stored end
     if kind == 'P' then return true end
     if kind == 'V' then return stored:sub(1, 8) == expect:sub(2, 9) end
-    local at, mask, want = struct.unpack('<I2I4I4', expect, 2)
-    local field = halves(stored, 8 + at, 32)
-    return field ~= nil and bit.band(field, mask) == bit.tobit(want)
+    local at, want_low, want_high = struct.unpack('<I2I4I4', expect, 2)
+    local low, high = halves(stored, 8 + at, 64)
+    return low ~= nil and (high > want_high or (high == want_high and low >= want_low))
 end
 
--- Does something once for each sequence number of a client: client, sequence, ack, "1" when the number before `ack` was
--- answered. Results of numbers below `ack` are not asked for again.
-local function once(prefix, argv, change)
-    local results, sequence, ack = prefix .. 's' .. argv[1], argv[2], tonumber(argv[3])
-    local known = redis.call('HMGET', results, sequence, 'from', 'id', ack - 1)
-    if known[1] then return tonumber(known[1]) end
-    local from = tonumber(known[2] or 0)
+local function record_at(prefix, client)
+    return prefix .. 's' .. client
+end
+
+-- The result of a sequence number in a client's record, or nothing.
+local function answer(record, from, sequence)
+    local at = HEAD + (sequence - (from > 1 and from - 1 or 0)) * EACH
+    if at < HEAD or at + EACH > #record then return end
+    local result = struct.unpack('>I7', record, at + 1)
+    if result > 0 then return result - 1 end
+end
+
+-- Notes that a client was heard of, and forgets some of which nothing was heard for long.
+local function heard(prefix, client)
+    local all, now = prefix .. 'u', tonumber(redis.call('TIME')[1])
+    redis.call('ZADD', all, now, client)
+    local old = redis.call('ZRANGE', all, 0, now - CLIENT_LIFE, 'BYSCORE', 'LIMIT', 0, BATCH)
+    for _, each in ipairs(old) do
+        redis.call('DEL', record_at(prefix, each))
+        redis.call('ZREM', all, each)
+    end
+end
+
+-- The record of a client that has none yet: as version 2 of this library kept it, or a new one.
+local function first_record(prefix, client)
+    local at = record_at(prefix, client)
+    heard(prefix, client)
+    if redis.call('TYPE', at).ok ~= 'hash' then
+        return struct.pack('>I3I5I5', counted(prefix, 'n', 1, LOST_CLIENTS), 0, 0)
+    end
+    local fields, numbers, last = redis.call('HGETALL', at), {}, 0
+    for each = 1, #fields, 2 do
+        local number = tonumber(fields[each])
+        numbers[number or fields[each]] = tonumber(fields[each + 1])
+        last = math.max(last, number or 0)
+    end
+    local from = numbers.from or 0
+    local record = {struct.pack('>I3I5I5', numbers.id, from, numbers.lost or 0)}
+    for each = math.max(from - 1, 0), last do
+        record[#record + 1] = struct.pack('>I7', numbers[each] and numbers[each] + 1 or 0)
+    end
+    return table.concat(record)
+end
+
+-- Begins what is done once for each sequence number of a client: client, sequence, ack, "1" when the number before `ack`
+-- was answered. Results of numbers below `ack` are not asked for again. Gives the result that is known already; or
+-- nothing, the version that is made, and the client's record.
+local function begun(prefix, argv, record)
+    local sequence, ack = tonumber(argv[2]), tonumber(argv[3])
+    if not record then
+        record = first_record(prefix, argv[1])
+    elseif sequence % BATCH == 0 then
+        heard(prefix, argv[1])
+    end
+    local from = struct.unpack('>I5', record, 4)
+    local known = answer(record, from, sequence)
+    if known then return known end
     -- What was acknowledged can only come again out of a connection that was given up long ago.
-    if tonumber(sequence) < math.max(from, ack) then return redis.error_reply('DPFS stale sequence number') end
-    local id = known[3] or counted(prefix, 'n', 1, LOST_CLIENTS)
-    local result = change(struct.pack('>I3I5', id, sequence))
-    redis.call('HSET', results, 'from', math.max(from, ack), sequence, result)
-    -- The server was behind when it came back, or another took its place.
-    if argv[4] == '1' and ack > 1 and ack > from and not known[4] then
-        redis.call('HSET', results, 'lost', sequence)
+    if sequence < from or sequence < ack then return redis.error_reply('DPFS stale sequence number') end
+    return nil, record:sub(1, 3) .. struct.pack('>I5', sequence), record
+end
+
+-- The client's record when that is done: with its result, and without those that are not wanted any more. That of the
+-- number before `ack` stays, to tell a server that was behind when it came back, or another that took its place.
+local function ended(record, argv, result)
+    local sequence, ack = tonumber(argv[2]), tonumber(argv[3])
+    local from, lost = struct.unpack('>I5I5', record, 4)
+    local first, next = from > 1 and from - 1 or 0, ack > 1 and ack - 1 or 0
+    if ack > from then
+        if argv[4] == '1' and ack > 1 and not answer(record, from, next) then lost = sequence end
+        from = ack
+    else
+        next = first
     end
-    if not known[3] then
-        redis.call('HSET', results, 'id', id)
-        redis.call('EXPIRE', results, CLIENT_LIFE)
-    end
-    local kept = from - from % BATCH
-    if from > 0 and ack - kept >= BATCH then
-        for first = kept, ack - 1, BATCH do
-            local old = {}
-            for each = first, math.min(first + BATCH, ack) - 1 do old[#old + 1] = each end
-            redis.call('HDEL', results, unpack(old))
-        end
-        redis.call('EXPIRE', results, CLIENT_LIFE)
-    end
+    local kept, at = record:sub(HEAD + (next - first) * EACH + 1), (sequence - next) * EACH
+    if #kept < at then kept = kept .. ('\0'):rep(at - #kept) end
+    local behind = #kept > at and kept:sub(at + EACH + 1) or ''
+    if #kept > at then kept = kept:sub(1, at) end
+    return record:sub(1, 3) .. struct.pack('>I5I5', from, lost) .. kept .. struct.pack('>I7', result + 1) .. behind
+end
+
+-- Does something once, with the version that it makes, and keeps its result.
+local function once(prefix, argv, change)
+    local at = record_at(prefix, argv[1])
+    -- Of a hash MGET gives nothing, where GET would fail.
+    local known, version, record = begun(prefix, argv, redis.call('MGET', at)[1])
+    if known then return known end
+    local result = change(version)
+    redis.call('SET', at, ended(record, argv, result))
     return result
 end
 
@@ -203,6 +281,26 @@ end
 
 local function chunk_at(prefix, ino, index)
     return prefix .. '\5' .. ino .. struct.pack('>I4', index)
+end
+
+-- Notes that an inode has a chunk.
+local function list_chunk(prefix, ino, index, chunk)
+    if index > 0 and redis.call('EXISTS', chunk) == 0 then redis.call('ZADD', chunks_at(prefix, ino), index, index) end
+end
+
+-- Makes what a chunk has of the bytes `from` to `to` of its file zeros, or removes it.
+local function clear(prefix, ino, index, size, from, to)
+    local chunk, begin = chunk_at(prefix, ino, index), index * size
+    local len = redis.call('STRLEN', chunk)
+    local first, last = math.max(from - begin, 0), math.min(to - begin, len)
+    if first == 0 and last == len then
+        redis.call('UNLINK', chunk)
+        if index > 0 then redis.call('ZREM', chunks_at(prefix, ino), index) end
+    elseif first < len and last == len then
+        redis.call('SET', chunk, redis.call('GETRANGE', chunk, 0, first - 1))
+    elseif first < last then
+        redis.call('SETRANGE', chunk, first, ('\0'):rep(last - first))
+    end
 end
 
 -- The inode that the first 8 bytes of a stored value name, or false.
@@ -240,7 +338,7 @@ local function transact(keys, argv)
                 remove(prefix, key)
             else
                 local stored = load(prefix, key)
-                if stored then store(prefix, key, version, patch(stored:sub(9), value)) end
+                if stored then store(prefix, key, version, patch(stored, version, value):sub(9)) end
             end
             at = at + 3
         end
@@ -253,26 +351,69 @@ redis.register_function('dpfs_transact', transact)
 redis.register_function{function_name = 'dpfs_release', flags = {'allow-oom'}, callback = transact}
 
 -- What is done once, then inode, expectation, patches, size of chunks, offset, bytes: 1, or 0 when the inode is not as
--- expected.
+-- expected. With few calls of the server: they are what it costs.
 redis.register_function('dpfs_write', function(keys, argv)
     local prefix, ino = keys[1], argv[5]
+    local at, inode = record_at(prefix, argv[1]), inode_at(prefix, ino)
+    local found = redis.call('MGET', at, inode)
+    local known, version, record = begun(prefix, argv, found[1])
+    if known then return known end
+    local stored = found[2]
+    if not stored or not holds(stored, argv[6]) then
+        redis.call('SET', at, ended(record, argv, 0))
+        return 0
+    end
+    local size, offset, bytes, done = tonumber(argv[8]), tonumber(argv[9]), argv[10], 0
+    while done < #bytes do
+        local inside = (offset + done) % size
+        local index = (offset + done - inside) / size
+        local count = math.min(size - inside, #bytes - done)
+        -- A string of Lua is a copy, so the usual one piece is not cut.
+        local piece = count == #bytes and bytes or bytes:sub(done + 1, done + count)
+        local len = redis.call('SETRANGE', chunk_at(prefix, ino, index), inside, piece)
+        -- One that is longer was there before.
+        if index > 0 and len == inside + count then redis.call('ZADD', chunks_at(prefix, ino), index, index) end
+        done = done + count
+    end
+    redis.call('MSET', at, ended(record, argv, 1), inode, patch(stored, version, argv[7]))
+    return 1
+end)
+
+-- What is done once, then inode, expectation and offset of the source; inode, expectation and patches of where it is
+-- copied to, size of chunks, offset, number of bytes: 1, or 0 when an inode is not as expected.
+redis.register_function('dpfs_copy', function(keys, argv)
+    local prefix, source, ino = keys[1], argv[5], argv[8]
     return once(prefix, argv, function(version)
+        if not holds(redis.call('GET', inode_at(prefix, source)), argv[6]) then return 0 end
         local stored = redis.call('GET', inode_at(prefix, ino))
-        if not stored or not holds(stored, argv[6]) then return 0 end
-        local size, offset, bytes, at = tonumber(argv[8]), tonumber(argv[9]), argv[10], 0
-        while at < #bytes do
-            local inside = (offset + at) % size
-            local index = (offset + at - inside) / size
-            local count = math.min(size - inside, #bytes - at)
-            local chunk = chunk_at(prefix, ino, index)
-            if index > 0 and redis.call('EXISTS', chunk) == 0 then
-                redis.call('ZADD', chunks_at(prefix, ino), index, index)
+        if not stored or not holds(stored, argv[9]) then return 0 end
+        local size, from, to, left = tonumber(argv[11]), tonumber(argv[7]), tonumber(argv[12]), tonumber(argv[13])
+        while left > 0 do
+            local there, inside = from % size, to % size
+            local index = (to - inside) / size
+            local count = math.min(size - there, size - inside, left)
+            local old, new = chunk_at(prefix, source, (from - there) / size), chunk_at(prefix, ino, index)
+            local copied = count
+            if count == size then
+                -- A whole chunk is copied where it is.
+                if redis.call('EXISTS', old) == 1 then
+                    list_chunk(prefix, ino, index, new)
+                    redis.call('COPY', old, new, 'REPLACE')
+                else
+                    copied = 0
+                end
+            else
+                local bytes = redis.call('GETRANGE', old, there, there + count - 1)
+                copied = #bytes
+                if copied > 0 then
+                    list_chunk(prefix, ino, index, new)
+                    redis.call('SETRANGE', new, inside, bytes)
+                end
             end
-            -- A string of Lua is a copy, so the usual one piece is not cut.
-            redis.call('SETRANGE', chunk, inside, count == #bytes and bytes or bytes:sub(at + 1, at + count))
-            at = at + count
+            if copied < count then clear(prefix, ino, index, size, to + copied, to + count) end
+            from, to, left = from + count, to + count, left - count
         end
-        redis.call('SET', inode_at(prefix, ino), version .. patch(stored:sub(9), argv[7]))
+        redis.call('SET', inode_at(prefix, ino), patch(stored, version, argv[10]))
         return 1
     end)
 end)
@@ -281,26 +422,13 @@ end)
 redis.register_function{function_name = 'dpfs_clear', flags = {'allow-oom'}, callback = function(keys, argv)
     local prefix, ino = keys[1], argv[5]
     local from, to, size = tonumber(argv[6]), tonumber(argv[7]), tonumber(argv[8])
-    local function clear(index)
-        local chunk, begin = chunk_at(prefix, ino, index), index * size
-        local len = redis.call('STRLEN', chunk)
-        local first, last = math.max(from - begin, 0), math.min(to - begin, len)
-        if first == 0 and last == len then
-            redis.call('UNLINK', chunk)
-            if index > 0 then redis.call('ZREM', chunks_at(prefix, ino), index) end
-        elseif first < len and last == len then
-            redis.call('SET', chunk, redis.call('GETRANGE', chunk, 0, first - 1))
-        elseif first < last then
-            redis.call('SETRANGE', chunk, first, ('\0'):rep(last - first))
-        end
-    end
     return once(prefix, argv, function()
         if from >= to then return 0 end
         local first = math.floor(from / size)
-        if first == 0 then clear(0) end
+        if first == 0 then clear(prefix, ino, 0, size, from, to) end
         local found = redis.call('ZRANGE', chunks_at(prefix, ino), math.max(first, 1), math.ceil(to / size) - 1,
             'BYSCORE', 'LIMIT', 0, STEP + 1)
-        for each = 1, math.min(#found, STEP) do clear(tonumber(found[each])) end
+        for each = 1, math.min(#found, STEP) do clear(prefix, ino, tonumber(found[each]), size, from, to) end
         return found[STEP + 1] and found[STEP + 1] * size or 0
     end)
 end}
@@ -330,10 +458,11 @@ end}
 redis.register_function{function_name = 'dpfs_kept', flags = {'allow-oom'}, callback = function(keys, argv)
     local sequence, seen = tonumber(argv[2]), tonumber(argv[3])
     redis.call('INCR', keys[1] .. 'y')
-    local known = redis.call('HMGET', keys[1] .. 's' .. argv[1], sequence, 'from', 'lost')
-    if tonumber(known[3] or 0) > seen then return 0 end
-    local there = known[1] or tonumber(known[2] or 0) > sequence
-    return (there or sequence <= seen) and 1 or 0
+    local record = redis.call('MGET', record_at(keys[1], argv[1]))[1]
+    if not record then return sequence <= seen and 1 or 0 end
+    local _, from, lost = struct.unpack('>I3I5I5', record)
+    if lost > seen then return 0 end
+    return (from > sequence or answer(record, from, sequence) or sequence <= seen) and 1 or 0
 end}
 
 -- "1" to follow names or "0", {key}: for each key its stored value or nothing, and, when following, that of the inode
@@ -387,8 +516,8 @@ redis.register_function{function_name = 'dpfs_names', flags = {'no-writes'}, cal
 end}
 
 -- kind, inode, where to begin, most records, "1" to follow: "1" when there may be more or "0", then of each record its
--- number, name or, of inodes, the place to go on behind and the number; its stored value; and, when following, that of
--- the inode which the value names. Positions and orphans begin at a number, names behind so many, inodes at a cursor of the server.
+-- number, name or, of inodes, the place to go on behind and the number; its stored value, of names 8 zeros; and, when
+-- following, that of the inode which the value names. Positions and orphans begin at a number, names behind so many, inodes at a cursor of the server.
 redis.register_function{function_name = 'dpfs_scan', flags = {'no-writes'}, callback = function(keys, argv)
     local prefix, kind, ino, follow = keys[1], argv[1]:byte(), argv[2], argv[5] == '1'
     local at, limit, all = prefix .. argv[1] .. ino, tonumber(argv[4]), {'0'}
@@ -409,7 +538,7 @@ redis.register_function{function_name = 'dpfs_scan', flags = {'no-writes'}, call
         local names = redis.call('HKEYS', at)
         table.sort(names)
         for each = tonumber(argv[3]) + 1, #names do
-            if not give(names[each], redis.call('HGET', at, names[each])) then break end
+            if not give(names[each], NO_VERSION) then break end
         end
     else
         local cursor, found = argv[3], {}

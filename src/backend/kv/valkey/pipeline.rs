@@ -44,11 +44,10 @@ pub const SMALL: Sizes = Sizes {
 /// Bytes of what is asked before calls are sent: the library, at most.
 const ASK: usize = 32 << 10;
 const _: () = assert!(FUNCTIONS.len() + 256 < ASK);
-/// Most records of a list whose values are short (an entry and its inode), and of one whose values may be long.
+/// Most records of a list: an entry and its inode, or the name of an attribute.
 const LIST_MAX: u32 = 400;
-const LONG_LIST_MAX: u32 = 48;
 const _: () = assert!(LIST_MAX as usize * 600 < FULL.buffer);
-const _: () = assert!(LONG_LIST_MAX as usize * (VALUE_MAX + 300) < FULL.buffer);
+const _: () = assert!(2 * VALUE_MAX < FULL.buffer);
 /// Content of at least so many bytes is not received into the buffer with what comes before.
 const LARGE: u32 = 16 << 10;
 /// Bytes that are received when large content is next.
@@ -283,10 +282,8 @@ impl Pipeline {
         };
         call.token = token.0;
         reply::expected(ask, &mut call);
-        if call.what == What::List {
+        if matches!(call.what, What::List | What::NamedList) {
             call.count = call.count.min(LIST_MAX);
-        } else if call.what == What::NamedList {
-            call.count = call.count.min(LONG_LIST_MAX);
         }
         let prefix = self.prefix;
         let count = call.count;

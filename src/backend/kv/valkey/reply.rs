@@ -95,7 +95,7 @@ pub fn expected(ask: &Ask<'_>, call: &mut Call) {
                 List::Inodes | List::Names(_) => What::Unordered,
             }
         }
-        Op::Transact { .. } | Op::Write { .. } | Op::Purge { .. } => What::Change,
+        Op::Transact { .. } | Op::Write { .. } | Op::Copy { .. } | Op::Purge { .. } => What::Change,
         Op::Read { offset, len, .. } => {
             (call.start, call.count) = (offset, len);
             What::Content
@@ -152,6 +152,7 @@ pub fn request(
             request::write(to, prefix, once, ino, expect, patches, chunk, content);
             to.end();
         }
+        Op::Copy { .. } => request::copy(to, prefix, once, op, chunk),
         Op::Clear {
             ino, from, to: end, ..
         } => {

@@ -6,14 +6,14 @@
 //! lowest sequence number whose reply is still wanted, lets it forget.
 
 use super::super::chunk::pieces;
-use super::super::engine::{Check, Expect, KEY_MAX, Key, List, Patch, Write, kind};
+use super::super::engine::{Check, Expect, KEY_MAX, Key, List, Op, Patch, Write, kind};
 use crate::wire::resp::Encoder;
 
 /// The library, for FUNCTION LOAD on every primary.
 pub const FUNCTIONS: &str = include_str!("functions.lua");
 
 /// Its version, as `dpfs_open` tells it.
-pub const VERSION: i64 = 2;
+pub const VERSION: i64 = 3;
 
 /// Bytes of a stored value before the record's value: its version, big-endian.
 pub const VERSION_LEN: usize = 8;
@@ -146,6 +146,29 @@ pub fn write(
     expect(to, as_expected);
     patches(to, changes);
     to.number(chunk.into()).number(offset).announce(len.into());
+}
+
+/// Write the request of an [`Op::Copy`]; of another, none. Its reply is the integer 1, or 0 when an inode is not as
+/// expected.
+pub fn copy(to: &mut Encoder<'_>, prefix: &[u8], once: &Once, op: &Op<'_>, chunk: u32) {
+    if let Op::Copy {
+        source,
+        from,
+        given,
+        ino,
+        to: at,
+        len,
+        expect: as_expected,
+        patches: changes,
+    } = *op
+    {
+        let to = call_once(to, b"dpfs_copy", prefix, once, 9).bytes(&source.to_be_bytes());
+        expect(to, given);
+        to.number(from).bytes(&ino.to_be_bytes());
+        expect(to, as_expected);
+        patches(to, changes);
+        to.number(chunk.into()).number(at).number(len.into());
+    }
 }
 
 /// Write the request to clear content. Its reply is the integer 0, or the byte to go on from.
@@ -299,6 +322,10 @@ fn expect(to: &mut Encoder<'_>, expect: Expect) {
         Expect::Bits { at, mask, want } => {
             let to = to.announce(11).part(b"B").part(&at.to_le_bytes());
             to.part(&mask.to_le_bytes()).part(&want.to_le_bytes()).end()
+        }
+        Expect::Least { at, value } => {
+            let to = to.announce(11).part(b"L").part(&at.to_le_bytes());
+            to.part(&value.to_le_bytes()).end()
         }
     };
 }
