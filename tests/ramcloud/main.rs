@@ -1,0 +1,3 @@
+//! The `ramcloud` engine: its wire code against recorded frames, and itself against a cluster that the tests play.
+
+mod frames;
