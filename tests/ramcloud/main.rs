@@ -1,3 +1,5 @@
 //! The `ramcloud` engine: its wire code against recorded frames, and itself against a cluster that the tests play.
 
+mod fake;
 mod frames;
+mod volume;
