@@ -253,43 +253,71 @@ fn files_are_objects_on_a_real_cluster() {
         .unwrap();
 }
 
+/// Count the requests that masters get for one call.
+fn requests<T>(
+    cluster: &Cluster,
+    host: &mut Host<Core>,
+    call: impl FnOnce(&mut Host<Core>) -> T,
+) -> u64 {
+    let before = cluster.state().requests;
+    call(host);
+    cluster.state().requests - before
+}
+
 #[test]
 fn round_trips_are_as_few_as_the_engine_allows() {
     let cluster = Cluster::start(2);
-    let mut host = mount(&config(cluster.port));
-    let a = file(&mut host, "a", &[1; 4096]);
-    let count = |host: &mut Host<Core>, call: &mut dyn FnMut(&mut Host<Core>)| {
-        let before = cluster.state().requests;
-        call(host);
-        cluster.state().requests - before
-    };
-    let host = &mut host;
-    assert_eq!(count(host, &mut |host| drop(host.lookup(ROOT, "a"))), 1);
-    assert_eq!(count(host, &mut |host| drop(host.lookup(ROOT, "none"))), 1);
-    assert_eq!(count(host, &mut |host| drop(host.getattr(a, None))), 1);
-    assert_eq!(count(host, &mut |host| drop(host.open(a, O_RDWR))), 0);
+    let host = &mut mount(&config(cluster.port));
+    let a = file(host, "a", &[1; 4096]);
+    let data = [2; 4096];
     assert_eq!(
-        count(host, &mut |host| drop(host.open(a, O_RDWR | O_TRUNC))),
+        requests(&cluster, host, |host| host.lookup(ROOT, "a").unwrap()),
         1
     );
-    assert_eq!(count(host, &mut |host| drop(host.read(a, 0, 0, 4096))), 1);
     assert_eq!(
-        count(host, &mut |host| drop(host.write(a, 0, 0, &[2; 4096]))),
+        requests(&cluster, host, |host| host
+            .lookup(ROOT, "none")
+            .unwrap_err()),
+        1
+    );
+    assert_eq!(
+        requests(&cluster, host, |host| host.getattr(a, None).unwrap()),
+        1
+    );
+    assert_eq!(
+        requests(&cluster, host, |host| host.open(a, O_RDWR).unwrap()),
+        0
+    );
+    assert_eq!(
+        requests(&cluster, host, |host| host
+            .open(a, O_RDWR | O_TRUNC)
+            .unwrap()),
+        1
+    );
+    assert_eq!(
+        requests(&cluster, host, |host| host.read(a, 0, 0, 4096).unwrap()),
+        1
+    );
+    assert_eq!(
+        requests(&cluster, host, |host| host.write(a, 0, 0, &data).unwrap()),
         2
     );
     assert_eq!(
-        count(host, &mut |host| drop(
-            host.create(ROOT, "b", O_RDWR, 0o644)
-        )),
+        requests(&cluster, host, |host| host
+            .create(ROOT, "b", O_RDWR, 0o644)
+            .unwrap()),
         1
     );
     assert_eq!(
-        count(host, &mut |host| host
+        requests(&cluster, host, |host| host
             .rename((ROOT, "b"), (ROOT, "c"), 0)
             .unwrap()),
         3
     );
-    assert_eq!(count(host, &mut |host| host.unlink(ROOT, "c").unwrap()), 1);
+    assert_eq!(
+        requests(&cluster, host, |host| host.unlink(ROOT, "c").unwrap()),
+        1
+    );
 }
 
 #[test]

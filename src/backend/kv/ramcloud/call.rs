@@ -341,8 +341,12 @@ impl Call {
     /// Go to another RPC.
     pub const fn go(&mut self, step: Step) {
         self.step = step;
-        self.frame_len = 0;
-        self.rpc = 0;
+        (self.frame_len, self.rpc, self.sendings) = (0, 0, 0);
+    }
+
+    /// Tell whether it may have changed something.
+    pub const fn may_have_happened(&self) -> bool {
+        self.known.new != 0 || (self.step.changes() && self.sendings > 0)
     }
 
     /// Say what an answer leads to. `pad` is the place for a whole value.

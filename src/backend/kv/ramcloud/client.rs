@@ -33,6 +33,8 @@ const SILENCE: u64 = 3_000_000_000;
 const LOOK: u64 = 1_000_000;
 /// First and last wait in nanoseconds before the map is asked for again, or a lease.
 const PACE: (u64, u64) = (2_000_000, 500_000_000);
+/// Nanoseconds between two words to the coordinator about a server that does not answer.
+const REPORT: u64 = 250_000_000;
 /// Longest delay in nanoseconds that a server may ask for.
 const DELAY_MAX: u64 = 10_000_000_000;
 /// Most bytes of a listed object that hold a key which is a file's name, behind up to 255 lengths of keys.
@@ -356,7 +358,7 @@ impl<T: Transport> Ramcloud<T> {
             if ended {
                 peer.owed = peer.owed.saturating_sub(1);
                 peer.line.proven();
-                peer.reported = false;
+                peer.reported = None;
             }
             if ended && known {
                 self.answered(handle, client);
@@ -547,9 +549,15 @@ impl<T: Transport> Ramcloud<T> {
         let Some(why) = why else {
             return;
         };
-        if had_work && !core::mem::replace(&mut self.peers[which as usize].reported, true) {
-            crate::log::warn!("ramcloud: server {}: {}", which, crate::log::Show(&why));
-            let server = self.peers[which as usize].server;
+        let peer = &mut self.peers[which as usize];
+        let before = peer.reported;
+        // The coordinator may have found it alive, and it has died since.
+        if had_work && before.is_none_or(|before| self.now.since(before) > REPORT) {
+            peer.reported = Some(self.now);
+            let server = peer.server;
+            if before.is_none() {
+                crate::log::warn!("ramcloud: server {}: {}", server, crate::log::Show(&why));
+            }
             if which != COORDINATOR {
                 self.enter_own(Job::Report { server });
             }
@@ -575,7 +583,7 @@ impl<T: Transport> Ramcloud<T> {
                 return any;
             };
             any = true;
-            let failure = match call.step.changes() && call.sendings > 0 {
+            let failure = match call.may_have_happened() {
                 true => Failure::Unknown,
                 false => Failure::Unreachable,
             };

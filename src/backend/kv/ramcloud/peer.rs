@@ -28,8 +28,8 @@ pub struct Peer<W> {
     pub since: Instant,
     /// When it was last looked whether something has come.
     pub looked: Instant,
-    /// The coordinator was told that it does not answer.
-    pub reported: bool,
+    /// When the coordinator was told last that it does not answer; `None` once it does.
+    pub reported: Option<Instant>,
     buffer: &'static mut [u8],
     start: usize,
     end: usize,
@@ -59,7 +59,7 @@ impl<W> Peer<W> {
             owed: 0,
             since: Instant(0),
             looked: Instant(0),
-            reported: false,
+            reported: None,
             buffer: arena.zeroed(BUFFER)?,
             start: 0,
             end: 0,
@@ -83,7 +83,7 @@ impl<W> Peer<W> {
         self.address = Some(address);
         self.server = server;
         self.line = Line::default();
-        self.reported = false;
+        self.reported = None;
     }
 
     /// Forget what was under way by a connection that is lost.
