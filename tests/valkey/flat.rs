@@ -283,9 +283,9 @@ fn a_slot_that_moves_is_followed() {
 fn a_connection_that_is_cut_again_and_again_loses_nothing_that_was_answered() {
     let server = Server::start(KINDS[0], &[]);
     let proxy = Proxy::new(&server.place());
+    proxy.cut_within(6000);
     let mut host = mounted(proxy.place());
     let a = file(&mut host, "a", b"");
-    proxy.cut_within(3000);
     let mut unknown = 0;
     let mut wanted = Vec::new();
     for round in 0..300u32 {

@@ -159,7 +159,8 @@ impl Strings {
         })
     }
 
-    /// Find the place of a node, or give it one that nobody needs.
+    /// Find the place of a node, or give it one that nobody needs: without a connection, for the node whose reply is being
+    /// read has one.
     fn find_node(&mut self, target: Target) -> Option<u32> {
         let known = |at: &u32| self.nodes[*at as usize].target == Some(target);
         if let Some(at) = (0..NODES).find(known) {
@@ -167,7 +168,8 @@ impl Strings {
         }
         let free = |at: &u32| {
             let node = &self.nodes[*at as usize];
-            node.target.is_none() || (node.is_idle() && !node.dirty && !self.slots.names(*at))
+            let unused = node.is_idle() && !node.line.is_up() && !self.slots.names(*at);
+            node.target.is_none() || unused
         };
         let at = (0..NODES).find(free)?;
         self.nodes[at as usize].name(target);
