@@ -7,6 +7,7 @@ pub mod errno;
 pub mod fuse;
 pub mod nfs4;
 pub mod open_flags;
+pub mod ramcloud;
 pub mod resp;
 pub mod rpc;
 pub mod vhost_user;
