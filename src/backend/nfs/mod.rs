@@ -19,7 +19,9 @@
 //! again what had not become durable ([`uncommitted`]).
 //!
 //! It never blocks, never allocates after start, and no answer of a server makes it panic. A restart of the server
-//! loses nothing that was answered. Locks are the server's ([`locks`]), or the host kernel's own. Source: RFC 8881, RFC 7862.
+//! loses nothing that was answered. Locks are the server's ([`locks`]), or the host kernel's own; so are extended
+//! attributes of users ([`xattr`]) and copies ([`copy`]), where it has them. What the server asks for by the backchannel
+//! is done at once ([`callback`]). Source: RFC 8881, RFC 7862, RFC 8276.
 
 mod answer;
 mod callback;

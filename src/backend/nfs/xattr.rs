@@ -33,15 +33,26 @@ fn server_name(name: &CStr) -> Result<&[u8], Errno> {
 }
 
 impl Nfs {
-    /// Find the file of a request about an attribute.
+    /// Find the file of a request about attributes.
     ///
     /// # Errors
-    /// `ENOSYS`, after which the host does not ask again, where the server has no attributes; `ESTALE`.
+    /// `ENOSYS`, after which the host does not ask again, where the server has none; `ESTALE`.
     fn with_attributes_of_users(&self, node: NodeId) -> Result<Handle, Errno> {
         if !self.volume.settings.xattr {
             return Err(Errno::ENOSYS);
         }
         self.volume.handle(node)
+    }
+
+    /// Find the file and the server's name of an attribute that is to be read.
+    fn to_read<'n>(&self, node: NodeId, name: &'n CStr) -> Result<(Handle, &'n [u8]), Errno> {
+        Ok((self.with_attributes_of_users(node)?, server_name(name)?))
+    }
+
+    /// The same of one that is to be changed.
+    fn to_change<'n>(&self, node: NodeId, name: &'n CStr) -> Result<(Handle, &'n [u8]), Errno> {
+        let found = self.to_read(node, name)?;
+        self.writable().map(|()| found)
     }
 
     pub(super) fn begin_setxattr(
@@ -51,11 +62,7 @@ impl Nfs {
         flags: u32,
         reply: Reply<()>,
     ) {
-        let found = self
-            .with_attributes_of_users(node)
-            .and_then(|file| Ok((file, server_name(name)?)))
-            .and_then(|found| self.writable().map(|()| found));
-        let (file, short) = match found {
+        let (file, short) = match self.to_change(node, name) {
             Ok(found) => found,
             Err(error) => return reply.err(error),
         };
@@ -82,10 +89,7 @@ impl Nfs {
         name: &CStr,
         reply: Reply<XattrValue>,
     ) {
-        let found = self
-            .with_attributes_of_users(node)
-            .and_then(|file| Ok((file, server_name(name)?)));
-        let (file, short) = match found {
+        let (file, short) = match self.to_read(node, name) {
             Ok(found) => found,
             Err(error) => return reply.err(error),
         };
@@ -124,11 +128,7 @@ impl Nfs {
         name: &CStr,
         reply: Reply<()>,
     ) {
-        let found = self
-            .with_attributes_of_users(node)
-            .and_then(|file| Ok((file, server_name(name)?)))
-            .and_then(|found| self.writable().map(|()| found));
-        let (file, short) = match found {
+        let (file, short) = match self.to_change(node, name) {
             Ok(found) => found,
             Err(error) => return reply.err(error),
         };
