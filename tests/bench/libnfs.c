@@ -6,6 +6,7 @@
 // The URL names server and export as libnfs does, with its port and version. Prints the latency of each request in
 // microseconds, a line each, and then one line with the processor time that they took: "cpu USER SYSTEM", in seconds.
 #include <fcntl.h>
+#include <sys/time.h>
 #include <nfsc/libnfs.h>
 #include <poll.h>
 #include <stdint.h>
