@@ -64,11 +64,10 @@ pub struct Nfs {
     /// The server says that it restarted, and what is to be done about it is still to be done.
     pub(super) restarted: bool,
     pub(super) reclaims: bool,
-    /// It says that it revoked state; all is being asked after; when, and how often, that began.
+    /// It says that it revoked state; all is being asked after; when that began last.
     pub(super) revoked: bool,
     pub(super) probing: bool,
-    pub(super) probed: Instant,
-    pub(super) probes: u64,
+    pub(super) probed: Option<Instant>,
     /// Life of our state at the server in which the session began.
     pub(super) life: u32,
     /// A COMMIT of our own is under way.
@@ -162,8 +161,7 @@ impl Nfs {
             reclaims: false,
             revoked: false,
             probing: false,
-            probed: Instant::default(),
-            probes: 0,
+            probed: None,
             life: 0,
             committing: false,
             settled: Instant::default(),

@@ -58,6 +58,9 @@ fn serve(mut client: TcpStream, server: &Mutex<Server>) -> std::io::Result<()> {
         let len = out.finish().expect("room for the answer");
         let mut answer = room[MARK_LEN..len].to_vec();
         locked.keep(&answer);
+        if let Delivery::Send = delivery {
+            locked.mutate(&mut answer);
+        }
         let (fragment, segment) = (locked.script.fragment, locked.script.segment);
         drop(locked);
         let mut most = usize::MAX;
