@@ -355,6 +355,12 @@ impl Nfs {
                 // What the host closes is closed, whatever the server says.
                 (Op::Release { .. }, _) => return self.released(handle),
                 (Op::Commit, _) => self.committing = false,
+                (Op::Open(_, opening) | Op::Create(_, opening), _) => {
+                    if let Some(state) = opening.state {
+                        let left = Leftover::Open(opening.handle, state, task.user);
+                        self.volume.leave(left);
+                    }
+                }
                 (Op::Reopen, Some(file)) => {
                     let mut state = file.state.lock();
                     state.lost = Some(error);

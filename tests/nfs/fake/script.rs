@@ -66,6 +66,8 @@ pub struct Script {
     pub grace: bool,
     /// Newest minor version.
     pub minor: u32,
+    /// So many long calls are cut while they are being sent.
+    pub halves: u32,
     /// Bytes of a fragment of an answer's record.
     pub fragment: usize,
     /// Bytes that are sent at a time.
@@ -97,6 +99,7 @@ impl Script {
             closed: false,
             grace: false,
             minor: 2,
+            halves: 0,
             fragment: usize::MAX,
             segment: usize::MAX,
             mutates: None,
