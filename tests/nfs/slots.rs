@@ -92,6 +92,28 @@ fn a_server_that_falls_silent_in_the_data_of_a_read_is_asked_again() {
 }
 
 #[test]
+fn a_read_that_comes_slowly_is_waited_for() {
+    const SIZE: usize = 1 << 20;
+    for soft in [false, true] {
+        let mut host = Mounted::with(|config| {
+            config.options.soft = soft;
+            config.options.retrans = 0;
+            config.options.timeo = 1_000_000_000;
+        });
+        let things = things(&mut host);
+        host.write(things.node, things.fh, 0, &[6; SIZE]).unwrap();
+        let mut server = host.fake.server();
+        (server.script.segment, server.script.pause) = (40_000, Duration::from_millis(60));
+        let before = server.script.count(op::READ);
+        drop(server);
+        let read = host.read(things.node, things.fh, 0, SIZE as u32).unwrap();
+        assert!(read == [6; SIZE]);
+        assert_eq!(host.fake.server().script.count(op::READ), before + 1);
+        host.check();
+    }
+}
+
+#[test]
 fn answers_in_any_pieces_are_understood() {
     let mut host = Mounted::new();
     let things = things(&mut host);
@@ -250,7 +272,10 @@ fn a_soft_mount_gives_up_although_the_connection_comes_back_each_time() {
 #[test]
 fn a_soft_mount_gives_up_what_is_put_off_for_ever_and_nothing_else() {
     for status in [Status::ERR_DELAY, Status::ERR_GRACE] {
-        let mut host = Mounted::soft();
+        let mut host = Mounted::with(|config| {
+            config.options.soft = true;
+            config.options.timeo = 150_000_000;
+        });
         let things = things(&mut host);
         let sessions = host.fake.server().script.count(op::CREATE_SESSION);
         for operation in [op::READ, op::LOCK, op::CREATE, op::SEQUENCE] {

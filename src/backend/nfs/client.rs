@@ -313,6 +313,10 @@ impl Nfs {
             let here = got.min(direct);
             body.at += here;
             body.left -= here;
+            if let Some(task) = self.tasks.get_mut(body.task) {
+                // It gets on, however slowly.
+                (task.since, task.asked) = (self.now, Instant::default());
+            }
             if body.left == 0 {
                 link.skip = body.padding;
                 link.body = None;

@@ -159,8 +159,8 @@ impl Mounted {
     pub fn soft() -> Self {
         Self::with(|config| {
             config.options.soft = true;
-            config.options.timeo = 150_000_000;
-            config.options.retrans = 2;
+            config.options.timeo = 300_000_000;
+            config.options.retrans = 3;
         })
     }
 

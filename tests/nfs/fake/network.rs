@@ -70,6 +70,7 @@ fn serve(mut client: TcpStream, server: &Mutex<Server>) -> std::io::Result<()> {
             locked.mutate(&mut answer);
         }
         let (fragment, segment) = (locked.script.fragment, locked.script.segment);
+        let pause = locked.script.pause;
         drop(locked);
         let mut most = usize::MAX;
         match &delivery {
@@ -82,6 +83,7 @@ fn serve(mut client: TcpStream, server: &Mutex<Server>) -> std::io::Result<()> {
         let bytes = marked(&answer, fragment);
         for piece in bytes[..bytes.len().min(most)].chunks(segment) {
             client.write_all(piece)?;
+            std::thread::sleep(pause);
         }
         if let Delivery::Stall(_) = delivery {
             std::io::copy(&mut client, &mut std::io::sink())?;

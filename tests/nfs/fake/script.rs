@@ -72,6 +72,8 @@ pub struct Script {
     pub fragment: usize,
     /// Bytes that are sent at a time.
     pub segment: usize,
+    /// Time between them.
+    pub pause: Duration,
     /// One answer in so many is changed as a whole, by this stream of numbers.
     pub mutates: Option<(usize, Random)>,
     /// Repetitions that were not what they repeat, and numbers out of order: a client that does this is wrong.
@@ -102,6 +104,7 @@ impl Script {
             halves: 0,
             fragment: usize::MAX,
             segment: usize::MAX,
+            pause: Duration::ZERO,
             mutates: None,
             misused: 0,
             calls: 0,
