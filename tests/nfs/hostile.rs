@@ -3,6 +3,7 @@
 use dpfs::wire::errno::Errno;
 use dpfs::wire::nfs4::op;
 
+use crate::fake::mutate::Random;
 use crate::fake::{Act, Mounted};
 use crate::host::*;
 use crate::refusals::{Things, attempt, things};
@@ -170,6 +171,88 @@ fn absurd_lengths_are_a_broken_connection() {
         assert_eq!(written, Err(Errno::EIO));
         assert_eq!(attempt(&mut host, &things, op::WRITE), Ok(()));
         host.check();
+    }
+}
+
+#[test]
+fn answers_that_are_changed_as_a_whole_are_survived() {
+    const OPERATIONS: [u32; 16] = [
+        op::LOOKUP,
+        op::GETATTR,
+        op::READ,
+        op::WRITE,
+        op::COMMIT,
+        op::OPEN,
+        op::CREATE,
+        op::LINK,
+        op::REMOVE,
+        op::RENAME,
+        op::SETATTR,
+        op::READDIR,
+        op::READLINK,
+        op::LOCK,
+        op::LOCKT,
+        op::ALLOCATE,
+    ];
+    for seed in 1..=3u64 {
+        // A hard mount hears of these at once, too.
+        let mut host = Mounted::with(|config| {
+            config.options.soft = seed % 2 == 0;
+            config.options.timeo = 150_000_000;
+        });
+        let mut random = Random(seed << 32 | 0x9e37_79b9);
+        let mut seen = [0; 2];
+        for _ in 0..200 {
+            let name = format!("f{}", random.below(1000));
+            // What is open may be lost, so it is made anew each time; and that may fail.
+
+            let seed = random.below(1 << 30) as u64 + 1;
+            host.fake.server().script.mutates = Some((4, Random(seed)));
+            let made = host.create(ROOT, &name, O_RDWR, 0o644);
+            if let Ok((file, fh)) = made {
+                let things = Things {
+                    node: file.nodeid,
+                    fh,
+                    link: file.nodeid,
+                    dir: host.opendir(ROOT).unwrap(),
+                };
+                for _ in 0..4 {
+                    let operation = OPERATIONS[random.below(OPERATIONS.len())];
+                    let outcome = tried(&mut host, &things, operation);
+                    seen[usize::from(outcome.is_err())] += 1;
+                }
+                host.release(file.nodeid, fh).unwrap();
+                host.releasedir(ROOT, things.dir).unwrap();
+            }
+        }
+        assert!(seen[0] > 100 && seen[1] > 50, "{seen:?}");
+        assert!(host.fake.server().script.mutated > 300);
+        host.fake.server().script.mutates = None;
+        host.fake.cut();
+        host.idle(700);
+        host.file(ROOT, "truth", b"truth");
+        let node = host.lookup(ROOT, "truth").unwrap().nodeid;
+        let fh = host.open(node, O_RDONLY).unwrap();
+        assert_eq!(host.read(node, fh, 0, 9).unwrap(), b"truth");
+        assert_eq!(host.bed.unanswered(), 0);
+    }
+}
+
+/// Do one thing, whatever comes of it.
+fn tried(host: &mut Mounted, things: &Things, operation: u32) -> Result<()> {
+    match operation {
+        // These expect what they need to be there.
+        op::COMMIT => {
+            host.write(things.node, things.fh, 0, b"content")?;
+            host.fsync(things.node, things.fh)
+        }
+        op::REMOVE => {
+            let _ = host.create(ROOT, "gone", O_RDWR, 0o644).map(|(file, fh)| {
+                host.release(file.nodeid, fh).unwrap();
+            });
+            host.unlink(ROOT, "gone")
+        }
+        _ => attempt(host, things, operation),
     }
 }
 

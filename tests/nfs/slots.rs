@@ -62,6 +62,22 @@ fn a_connection_that_is_cut_in_the_data_of_a_read_is_not_seen() {
 }
 
 #[test]
+fn a_connection_that_is_cut_while_a_write_is_sent_is_not_seen() {
+    const SIZE: usize = 1 << 20;
+    let mut host = Mounted::new();
+    let things = things(&mut host);
+    for round in 1..6 {
+        host.fake.server().script.halves = round;
+        let content: Vec<u8> = (0..SIZE).map(|at| (at / 7) as u8 ^ round as u8).collect();
+        let written = host.write(things.node, things.fh, 0, &content);
+        assert_eq!(written, Ok(SIZE as u32));
+        assert_eq!(host.fake.server().script.halves, 0);
+        assert!(host.fake.server().content("f") == content, "{round}");
+        host.check();
+    }
+}
+
+#[test]
 fn a_server_that_falls_silent_in_the_data_of_a_read_is_asked_again() {
     const SIZE: usize = 1 << 20;
     let mut host = Mounted::with(|config| config.options.timeo = 200_000_000);
@@ -71,6 +87,28 @@ fn a_server_that_falls_silent_in_the_data_of_a_read_is_asked_again() {
         host.at(op::READ, 0, 1, Act::Stall(stall));
         let read = host.read(things.node, things.fh, 0, SIZE as u32).unwrap();
         assert!(read == [6; SIZE], "{stall}");
+        host.check();
+    }
+}
+
+#[test]
+fn a_read_that_comes_slowly_is_waited_for() {
+    const SIZE: usize = 1 << 20;
+    for soft in [false, true] {
+        let mut host = Mounted::with(|config| {
+            config.options.soft = soft;
+            config.options.retrans = 0;
+            config.options.timeo = 1_000_000_000;
+        });
+        let things = things(&mut host);
+        host.write(things.node, things.fh, 0, &[6; SIZE]).unwrap();
+        let mut server = host.fake.server();
+        (server.script.segment, server.script.pause) = (40_000, Duration::from_millis(60));
+        let before = server.script.count(op::READ);
+        drop(server);
+        let read = host.read(things.node, things.fh, 0, SIZE as u32).unwrap();
+        assert!(read == [6; SIZE]);
+        assert_eq!(host.fake.server().script.count(op::READ), before + 1);
         host.check();
     }
 }
@@ -232,10 +270,54 @@ fn a_soft_mount_gives_up_although_the_connection_comes_back_each_time() {
 }
 
 #[test]
+fn a_soft_mount_gives_up_what_is_put_off_for_ever_and_nothing_else() {
+    for status in [Status::ERR_DELAY, Status::ERR_GRACE] {
+        let mut host = Mounted::with(|config| {
+            config.options.soft = true;
+            config.options.timeo = 150_000_000;
+        });
+        let things = things(&mut host);
+        let sessions = host.fake.server().script.count(op::CREATE_SESSION);
+        for operation in [op::READ, op::LOCK, op::CREATE, op::SEQUENCE] {
+            host.at(operation, 0, u32::MAX, Act::Status(status));
+            let seen = attempt(&mut host, &things, operation);
+            assert_eq!(seen, Err(Errno::EIO), "{operation}");
+            host.fake.server().script.clear();
+            assert_eq!(attempt(&mut host, &things, operation), Ok(()));
+        }
+        // Also when only the end of a call is, and what is open by then is closed.
+        host.at(op::GETATTR, 0, u32::MAX, Act::Status(status));
+        assert_eq!(attempt(&mut host, &things, op::OPEN), Err(Errno::EIO));
+        assert_eq!(attempt(&mut host, &things, op::CREATE), Err(Errno::EIO));
+        host.fake.server().script.clear();
+        host.rmdir(ROOT, "made").unwrap();
+        host.until(|server| server.states.count(false) == 1);
+        host.check();
+        let now = host.fake.server().script.count(op::CREATE_SESSION);
+        assert_eq!(now, sessions);
+        // A lock that is waited for is not put off: somebody has it.
+        let lk = lock(F_WRLCK, 0, 9);
+        host.setlk(things.node, things.fh, 7, lk).unwrap();
+        let setlkw = dpfs::wire::fuse::Opcode::SETLKW;
+        let message = host.lock_message(setlkw, things.node, things.fh, 8, lk, false);
+        let ticket = host.bed.send(&message);
+        host.idle(1500);
+        assert!(host.bed.answer(ticket).is_none());
+        let unlock = lock(F_UNLCK, 0, 9);
+        host.setlk(things.node, things.fh, 7, unlock).unwrap();
+        host.finish(ticket).unwrap();
+    }
+}
+
+#[test]
 fn a_soft_mount_bears_its_silences_although_the_server_put_the_call_off_before() {
-    let mut host = Mounted::soft();
+    let mut host = Mounted::with(|config| {
+        config.options.soft = true;
+        config.options.timeo = 500_000_000;
+    });
     let things = things(&mut host);
-    host.at(op::READ, 0, 5, Act::Status(Status::ERR_DELAY));
+    // As often as it bears silences, and once more.
+    host.at(op::READ, 0, 3, Act::Status(Status::ERR_DELAY));
     host.at(op::READ, 0, 1, Act::Silent);
     assert_eq!(host.read(things.node, things.fh, 0, 9).unwrap(), b"content");
     host.check();

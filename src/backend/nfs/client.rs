@@ -334,6 +334,10 @@ impl Nfs {
             let here = got.min(direct);
             body.at += here;
             body.left -= here;
+            if let Some(task) = self.tasks.get_mut(body.task) {
+                // It gets on, however slowly.
+                (task.since, task.asked) = (self.now, Instant::default());
+            }
             if body.left == 0 {
                 link.skip = body.padding;
                 link.body = None;
@@ -569,21 +573,24 @@ impl Nfs {
         );
         let patience = timeo.saturating_mul(u64::from(self.volume.settings.options.retrans) + 1);
         let mut silent = [false; MAX_LINKS];
-        let mut given_up = heapless::Vec::<Handle, 64>::new();
+        let mut given_up = heapless::Vec::<(Handle, bool), 64>::new();
         for (handle, task) in self.tasks.iter_mut() {
+            if matches!(task.place, Place::Delayed(at) if at > self.now) {
+                continue;
+            }
             if task.asked == Instant::default() {
                 task.asked = self.now;
             }
+            // However often the server put it off, or answered with nothing that helps, or a connection broke.
+            if soft && self.now.since(task.asked) > patience {
+                let _ = given_up.push((handle, task.place == Place::Sent));
+                continue;
+            }
             match task.place {
-                Place::Delayed(at) if at <= self.now => {
-                    (task.place, task.asked) = (Place::Ready, self.now);
+                Place::Delayed(_) => {
+                    task.place = Place::Ready;
                     self.delayed -= 1;
                     let _ = self.ready.push(handle);
-                }
-                Place::Delayed(_) => {}
-                // However often the server answered with nothing that helps, or a connection broke.
-                Place::Sent | Place::Ready if soft && self.now.since(task.asked) > patience => {
-                    let _ = given_up.push(handle);
                 }
                 Place::Sent | Place::Ready if self.now.since(task.since) > timeo => {
                     // A connection that is being made again has its own time.
@@ -596,10 +603,12 @@ impl Nfs {
                 Place::Sent | Place::Ready => {}
             }
         }
-        for handle in given_up {
-            // Its slot is in doubt, so the session goes with it.
+        for (handle, sent) in given_up {
             self.fail(handle, Errno::EIO);
-            self.lose_session("a call was given up");
+            if sent {
+                // Its slot is in doubt, so the session goes with it.
+                self.lose_session("a call was given up");
+            }
         }
         for (at, silent) in silent.into_iter().enumerate().take(self.links.len()) {
             let link = &self.links[at];

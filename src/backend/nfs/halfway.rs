@@ -55,6 +55,10 @@ impl Nfs {
         let (Some(state), Some(task)) = (opening.state, self.tasks.get_mut(handle)) else {
             return Err(trouble);
         };
+        if task.with == With::This(state) {
+            // The rest is what was sent: it is sent again, or the task fails and leaves what is open.
+            return Err(trouble);
+        }
         if !trouble.is_later() {
             let user = task.user;
             self.volume

@@ -66,11 +66,10 @@ pub struct Nfs {
     /// The server says that it restarted, and what is to be done about it is still to be done.
     pub(super) restarted: bool,
     pub(super) reclaims: bool,
-    /// It says that it revoked state; all is being asked after; when, and how often, that began.
+    /// It says that it revoked state; all is being asked after; when that began last.
     pub(super) revoked: bool,
     pub(super) probing: bool,
-    pub(super) probed: Instant,
-    pub(super) probes: u64,
+    pub(super) probed: Option<Instant>,
     /// Life of our state at the server in which the session began.
     pub(super) life: u32,
     /// A COMMIT of our own is under way.
@@ -165,8 +164,7 @@ impl Nfs {
             reclaims: false,
             revoked: false,
             probing: false,
-            probed: Instant::default(),
-            probes: 0,
+            probed: None,
             life: 0,
             committing: false,
             settled: Instant::default(),
@@ -365,6 +363,12 @@ impl Nfs {
                 // What the host closes is closed, whatever the server says.
                 (Op::Release { .. }, _) => return self.released(handle),
                 (Op::Commit, _) => self.committing = false,
+                (Op::Open(_, opening) | Op::Create(_, opening), _) => {
+                    if let Some(state) = opening.state {
+                        let left = Leftover::Open(opening.handle, state, task.user);
+                        self.volume.leave(left);
+                    }
+                }
                 (Op::Reopen, Some(file)) => {
                     let mut state = file.state.lock();
                     state.lost = Some(error);

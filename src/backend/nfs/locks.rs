@@ -330,7 +330,8 @@ impl Nfs {
         }
         let range = Range::on_wire(lock.start, lock.end);
         let kind = kind(lock.kind == LockKind::Write, wait && holder.notifies);
-        self.build(handle, with, 0, |call| match holder.lock {
+        let asked = task.asked;
+        let built = self.build(handle, with, 0, |call| match holder.lock {
             Some(state) if closes => leave_call(call, &holder.handle, &state.newest()),
             Some(state) if unlocks => {
                 let call = call.sequence(true).putfh(&holder.handle);
@@ -353,7 +354,12 @@ impl Nfs {
                     None => call.lock_new(kind, false, range, &open, holder.number),
                 }
             }
-        })
+        });
+        if let Some(task) = self.tasks.get_mut(handle) {
+            // To write the call again is not to get on.
+            task.asked = asked;
+        }
+        built
     }
 
     /// Read the answer to a lock or an unlock.
@@ -459,6 +465,8 @@ impl Nfs {
         }
         let wait = (RETRY.0 << call.met.min(7)).min(RETRY.1);
         call.met += 1;
+        // The server is not what it waits for.
+        task.asked = Instant::default();
         self.wait(handle, wait);
     }
 
@@ -536,7 +544,7 @@ impl Nfs {
         }
         for (handle, task) in self.tasks.iter_mut() {
             if let (Op::Lock(_), Place::Delayed(_)) = (&task.op, task.place) {
-                (task.place, task.asked) = (Place::Ready, Instant::default());
+                task.place = Place::Ready;
                 self.delayed -= 1;
                 let _ = self.ready.push(handle);
             }

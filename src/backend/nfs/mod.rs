@@ -18,6 +18,9 @@
 //! whose turn it is introduces the client and, after a restart of the server, claims all open files again and writes
 //! again what had not become durable ([`uncommitted`]).
 //!
+//! A compound that the server did in part is not sent again as a whole ([`halfway`]); state that it took away is looked
+//! for ([`revoked`]).
+//!
 //! It never blocks, never allocates after start, and no answer of a server makes it panic. A restart of the server
 //! loses nothing that was answered. Locks are the server's ([`locks`]), or the host kernel's own; so are extended
 //! attributes of users ([`xattr`]) and copies ([`copy`]), where it has them. What the server asks for by the backchannel

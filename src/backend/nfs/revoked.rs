@@ -5,7 +5,7 @@
 //! may have them now: the files through which they were taken fail.
 
 use crate::mem::Handle as TaskId;
-use crate::wire::nfs4::{Class, Results, SequenceResult, StateId};
+use crate::wire::nfs4::{Class, Compound, Results, SequenceResult, StateId};
 
 use super::answer::{Trouble, ok};
 use super::instance::Nfs;
@@ -21,6 +21,12 @@ pub struct Probe {
     locks: bool,
     /// The state.
     state: StateId,
+}
+
+/// Ask after a state, and let go of it if it is gone.
+fn probe_call<'a>(call: Compound<'a>, probe: &Probe) -> Compound<'a> {
+    let call = call.sequence(true).test_stateid(&probe.state);
+    call.free_stateid(&probe.state)
 }
 
 impl Nfs {
@@ -57,26 +63,20 @@ impl Nfs {
     /// Begin to ask after all state, at most once in a third of the lease.
     pub(super) fn probe_state(&mut self) {
         let pause = self.volume.settings.lease / 3;
-        if !self.revoked || self.probing || (self.probes > 0 && self.now.since(self.probed) < pause)
-        {
+        let recent = self.probed.is_some_and(|at| self.now.since(at) < pause);
+        // One of our own that does not find room is tried again.
+        let full = self.tasks.len() == self.tasks.capacity();
+        if !self.revoked || self.probing || recent || full {
             return;
         }
-        (self.revoked, self.probed) = (false, self.now);
-        self.probes += 1;
+        (self.revoked, self.probed) = (false, Some(self.now));
         if let Some(probe) = self.next_probe(Probe::default()) {
             crate::log::warn!("nfs: the server revoked state; looking for what is lost");
             self.probing = true;
-            let state = probe.state;
-            self.start_own(
-                Op::Probe(probe),
-                self.machine(),
-                None,
-                With::Nothing,
-                |call| {
-                    let call = call.sequence(true).test_stateid(&state);
-                    call.free_stateid(&state)
-                },
-            );
+            let user = self.machine();
+            self.start_own(Op::Probe(probe), user, None, With::Nothing, |call| {
+                probe_call(call, &probe)
+            });
         }
     }
 
@@ -134,11 +134,7 @@ impl Nfs {
         if let Some(Op::Probe(probe)) = self.tasks.get_mut(handle).map(|task| &mut task.op) {
             *probe = next;
         }
-        let state = next.state;
-        self.build_again(handle, With::Nothing, |call| {
-            let call = call.sequence(true).test_stateid(&state);
-            call.free_stateid(&state)
-        });
+        self.build_again(handle, With::Nothing, |call| probe_call(call, &next));
         Ok(())
     }
 

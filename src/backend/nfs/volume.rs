@@ -34,11 +34,12 @@ pub enum Cache {
 pub struct Options {
     /// Connections of each core.
     pub connections: u32,
-    /// Give up after `retrans` silences of `timeo` with `EIO`, instead of going on for ever.
+    /// Give up with `EIO` what the server has not done within `timeo`, `retrans` + 1 times, whether it is silent or puts it
+    /// off, instead of going on for ever.
     pub soft: bool,
     /// Nanoseconds without an answer after which a connection is made anew.
     pub timeo: u64,
-    /// Silences that a soft mount bears.
+    /// Times `timeo` that a soft mount bears beside the first.
     pub retrans: u32,
     /// Connect from a port below 1024.
     pub reserved_port: bool,

@@ -21,11 +21,12 @@ pub struct Nfs {
     pub minor: Option<u32>,
     /// TCP connections of each core. Default: 1.
     pub connections: u32,
-    /// Fail with `EIO` after `retrans` silences, instead of waiting for the server for ever. Default: false.
+    /// Fail with `EIO` what the server has not done within `timeo`, `retrans` + 1 times, instead of waiting for ever.
+    /// Default: false.
     pub soft: bool,
     /// Nanoseconds without an answer after which a connection is made anew. Default: 60 s.
     pub timeo: u64,
-    /// Silences that a soft mount bears. Default: 2.
+    /// Times `timeo` that a soft mount bears beside the first. Default: 2.
     pub retrans: u32,
     /// Connect from a port below 1024. Default: false.
     pub reserved_port: bool,

@@ -5,6 +5,7 @@ use dpfs::wire::rpc;
 use dpfs::wire::xdr::{Decoder, Encoder, Malformed};
 
 use super::Server;
+use super::mutate::Parts;
 use super::script::{Act, Change};
 use super::sessions::Slot;
 
@@ -57,6 +58,7 @@ impl Server {
             return Delivery::Cut(0);
         };
         self.script.calls += 1;
+        self.starts.clear();
         rpc::accept(out, xid);
         let begin = out.len();
         let Ok(mut input) = arguments_of(arguments) else {
@@ -112,6 +114,7 @@ impl Server {
                     Err(Refused(refused)) => status = refused,
                 }
             }
+            self.starts.push(out.len() - rpc::MARK_LEN);
             out.u32(number);
             let status_at = out.len();
             out.u32(0);
@@ -147,6 +150,21 @@ impl Server {
             && let Some(kept) = &mut session.slots[slot].answer
         {
             *kept = answer.to_vec();
+        }
+    }
+
+    /// Change the answer to the call that was done last, if it is its turn.
+    pub fn mutate(&mut self, answer: &mut Vec<u8>) {
+        let Some((one_in, random)) = &mut self.script.mutates else {
+            return;
+        };
+        let parts = Parts::of(answer, &self.starts);
+        if random.below(*one_in) == 0 {
+            *answer = parts.clone().mutate(&self.earlier, random);
+            self.script.mutated += 1;
+        }
+        if random.below(3) == 0 {
+            self.earlier = parts;
         }
     }
 

@@ -6,6 +6,7 @@
 mod compound;
 mod files;
 mod locks;
+pub mod mutate;
 mod network;
 mod script;
 mod sessions;
@@ -37,6 +38,10 @@ pub struct Server {
     exclusive: Option<(u64, Verifier)>,
     /// Session and slot of the call that is being done.
     begun: Option<(SessionId, usize)>,
+    /// Where its results begin, in the answer without its record's mark.
+    starts: Vec<usize>,
+    /// What was answered before.
+    earlier: mutate::Parts,
 }
 
 impl Server {
@@ -95,6 +100,8 @@ impl Fake {
             verifier: *b"life0001",
             exclusive: None,
             begun: None,
+            starts: Vec::new(),
+            earlier: mutate::Parts::default(),
         }));
         let connections = network::Connections::default();
         let port = network::listen(Arc::clone(&server), Arc::clone(&connections));
@@ -152,8 +159,8 @@ impl Mounted {
     pub fn soft() -> Self {
         Self::with(|config| {
             config.options.soft = true;
-            config.options.timeo = 150_000_000;
-            config.options.retrans = 2;
+            config.options.timeo = 300_000_000;
+            config.options.retrans = 3;
         })
     }
 

@@ -16,6 +16,9 @@ pub type Connections = Arc<Mutex<Vec<TcpStream>>>;
 /// Bytes that hold any answer.
 const ROOM: usize = 3 << 20;
 
+/// Bytes of a call that is long.
+const LONG: usize = 100_000;
+
 /// Serve connections until the process ends; gives the port.
 pub fn listen(server: Arc<Mutex<Server>>, connections: Connections) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -51,14 +54,23 @@ pub fn cut(connections: &Connections) {
 fn serve(mut client: TcpStream, server: &Mutex<Server>) -> std::io::Result<()> {
     let mut room = vec![0; ROOM];
     loop {
-        let record = record(&mut client)?;
+        let record = record(&mut client, &mut |len| {
+            let halves = &mut server.lock().unwrap().script.halves;
+            let cut = len >= LONG && *halves > 0;
+            *halves -= u32::from(cut);
+            cut
+        })?;
         let mut out = Encoder::new(&mut room);
         let mut locked = server.lock().unwrap();
         let delivery = locked.call(&record, &mut out);
         let len = out.finish().expect("room for the answer");
         let mut answer = room[MARK_LEN..len].to_vec();
         locked.keep(&answer);
+        if let Delivery::Send = delivery {
+            locked.mutate(&mut answer);
+        }
         let (fragment, segment) = (locked.script.fragment, locked.script.segment);
+        let pause = locked.script.pause;
         drop(locked);
         let mut most = usize::MAX;
         match &delivery {
@@ -71,6 +83,7 @@ fn serve(mut client: TcpStream, server: &Mutex<Server>) -> std::io::Result<()> {
         let bytes = marked(&answer, fragment);
         for piece in bytes[..bytes.len().min(most)].chunks(segment) {
             client.write_all(piece)?;
+            std::thread::sleep(pause);
         }
         if let Delivery::Stall(_) = delivery {
             std::io::copy(&mut client, &mut std::io::sink())?;
@@ -81,13 +94,17 @@ fn serve(mut client: TcpStream, server: &Mutex<Server>) -> std::io::Result<()> {
     }
 }
 
-/// Read a record of any number of fragments.
-fn record(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+/// Read a record of any number of fragments, unless the connection is to be cut in a fragment of this length.
+fn record(client: &mut TcpStream, cuts: &mut dyn FnMut(usize) -> bool) -> std::io::Result<Vec<u8>> {
     let mut record = Vec::new();
     loop {
         let mut mark = [0; MARK_LEN];
         client.read_exact(&mut mark)?;
         let (len, last) = parse_mark(mark);
+        if cuts(len) {
+            client.read_exact(&mut vec![0; len / 3])?;
+            client.shutdown(Shutdown::Both)?;
+        }
         let begin = record.len();
         record.resize(begin + len, 0);
         client.read_exact(&mut record[begin..])?;

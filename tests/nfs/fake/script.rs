@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use dpfs::wire::nfs4::{Bitmap, Status};
 
+use super::mutate::Random;
+
 /// Change the answer to a call, its record's mark not among it.
 pub type Change = Arc<dyn Fn(&mut Vec<u8>) + Send + Sync>;
 
@@ -64,16 +66,24 @@ pub struct Script {
     pub grace: bool,
     /// Newest minor version.
     pub minor: u32,
+    /// So many long calls are cut while they are being sent.
+    pub halves: u32,
     /// Bytes of a fragment of an answer's record.
     pub fragment: usize,
     /// Bytes that are sent at a time.
     pub segment: usize,
+    /// Time between them.
+    pub pause: Duration,
+    /// One answer in so many is changed as a whole, by this stream of numbers.
+    pub mutates: Option<(usize, Random)>,
     /// Repetitions that were not what they repeat, and numbers out of order: a client that does this is wrong.
     pub misused: u32,
     /// Calls that came.
     pub calls: u64,
     /// Repetitions that were answered from memory.
     pub repeated: u32,
+    /// Answers that were changed as a whole.
+    pub mutated: u32,
     /// Highest slot that a call came in.
     pub highest_used: u32,
 }
@@ -91,11 +101,15 @@ impl Script {
             closed: false,
             grace: false,
             minor: 2,
+            halves: 0,
             fragment: usize::MAX,
             segment: usize::MAX,
+            pause: Duration::ZERO,
+            mutates: None,
             misused: 0,
             calls: 0,
             repeated: 0,
+            mutated: 0,
             highest_used: 0,
         }
     }
