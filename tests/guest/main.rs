@@ -6,6 +6,10 @@ mod boot;
 #[path = "../valkey/cluster.rs"]
 mod cluster;
 mod daemon;
+#[expect(dead_code, reason = "the engine's own tests use all of it")]
+#[path = "../ramcloud/fake.rs"]
+mod fake;
+mod flat;
 #[expect(dead_code, reason = "the backend's own tests share one")]
 #[path = "../nfs/knfsd.rs"]
 mod knfsd;
