@@ -16,6 +16,11 @@
 //! of functions where that is missing or old. A server that does not have the volume that was opened, or another of the
 //! same name, is not used: its data went, and what is still on its way must not make half of a new one.
 //!
+//! # What a WRITE costs
+//! The server's time is what binds. Of about 21 us at depth 1 (a bare SETRANGE: 10 us) the call of a function takes 2 us,
+//! the bytes on their way through Lua 3 us, its two other calls of the server 2 us, and what is decided in Lua 4 us. So
+//! the function of a WRITE reads the client's record and the inode with one MGET, and writes both with one MSET.
+//!
 //! # A cluster
 //! All of a volume is in one hash slot, that of its name: one node serves it, and volumes spread over the nodes. Any
 //! node says which one it is, so there is no map of slots ([`route`]). When that node does not answer, its replicas are

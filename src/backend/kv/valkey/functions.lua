@@ -98,15 +98,16 @@ local function remove(prefix, key)
     end
 end
 
-local function store(prefix, key, version, value)
+-- Keeps a stored value: version and value.
+local function store(prefix, key, stored)
     local at, kind, tail = place(prefix, key)
     if listed(kind) then
         remove(prefix, key)
-        redis.call('ZADD', at, 0, tail .. version .. value)
+        redis.call('ZADD', at, 0, tail .. stored)
     elseif named(kind) then
-        redis.call('HSET', at, tail, version .. value)
+        redis.call('HSET', at, tail, stored)
     else
-        redis.call('SET', at, version .. value)
+        redis.call('SET', at, stored)
     end
 end
 
@@ -333,12 +334,12 @@ local function transact(keys, argv)
         while at < #argv do
             local key, kind, value = argv[at], argv[at + 1], argv[at + 2]
             if kind == 'P' then
-                store(prefix, key, version, value)
+                store(prefix, key, version .. value)
             elseif kind == 'D' then
                 remove(prefix, key)
             else
                 local stored = load(prefix, key)
-                if stored then store(prefix, key, version, patch(stored, version, value):sub(9)) end
+                if stored then store(prefix, key, patch(stored, version, value)) end
             end
             at = at + 3
         end
