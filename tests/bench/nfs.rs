@@ -25,6 +25,8 @@ use super::{Bench, PAGE};
 /// Name of the file.
 const NAME: &str = "file";
 const MIB: u64 = 1 << 20;
+/// Bytes of a call or an answer with as much content.
+const ROOM: u32 = (1 << 20) + 4096;
 /// Bytes of the file that is read and written in order.
 const LARGE: u64 = 1 << 30;
 const MACHINE: Credentials = Credentials::Sys {
@@ -84,14 +86,14 @@ impl Bare {
             session: [0; 16],
             sequences: vec![1; slots],
             file: Handle::EMPTY,
-            came: vec![0; 4 << 20],
+            came: vec![0; 8 << 20],
             have: 0,
         };
         let boot = std::process::id().to_be_bytes();
         let verifier = [boot, *b"bare"].concat().try_into().unwrap();
         let channel = ChannelSize {
-            max_request: 1 << 20,
-            max_response: 1 << 20,
+            max_request: ROOM,
+            max_response: ROOM,
             max_cached: 4096,
             max_operations: 16,
             max_requests: slots as u32,
