@@ -48,9 +48,14 @@ fn lie(host: &mut Mounted, things: &Things, act: &Act) -> Vec<Result<()>> {
     seen
 }
 
+/// Mount for a host that is patient, but notices silence soon.
+fn hard() -> Mounted {
+    Mounted::with(|config| config.options.timeo = 200_000_000)
+}
+
 #[test]
 fn an_answer_that_makes_no_sense_is_an_error_once() {
-    let mut host = Mounted::soft();
+    let mut host = hard();
     let things = things(&mut host);
     let lies: [Lie; 8] = [
         ("an unknown operation", |answer| set(answer, SECOND, 4711)),
@@ -79,7 +84,7 @@ fn an_answer_that_makes_no_sense_is_an_error_once() {
 
 #[test]
 fn an_answer_that_cannot_be_read_is_asked_for_again() {
-    let mut host = Mounted::soft();
+    let mut host = hard();
     let things = things(&mut host);
     let lies: [Lie; 5] = [
         ("the end of the record", |answer| {
@@ -149,7 +154,7 @@ fn a_call_that_rpc_refuses_is_an_error_once() {
 
 #[test]
 fn absurd_lengths_are_a_broken_connection() {
-    let mut host = Mounted::soft();
+    let mut host = hard();
     let things = things(&mut host);
     // The record says that it is longer than anything that was asked for.
     let long = |answer: &mut Vec<u8>| answer.resize(3 << 20, 0);
@@ -198,7 +203,7 @@ fn answers_that_are_changed_as_a_whole_are_survived() {
         // A hard mount hears of these at once, too.
         let mut host = Mounted::with(|config| {
             config.options.soft = seed % 2 == 0;
-            config.options.timeo = 150_000_000;
+            config.options.timeo = 500_000_000;
         });
         let mut random = Random(seed << 32 | 0x9e37_79b9);
         let mut seen = [0; 2];

@@ -274,7 +274,7 @@ fn a_soft_mount_gives_up_what_is_put_off_for_ever_and_nothing_else() {
     for status in [Status::ERR_DELAY, Status::ERR_GRACE] {
         let mut host = Mounted::with(|config| {
             config.options.soft = true;
-            config.options.timeo = 150_000_000;
+            config.options.timeo = 250_000_000;
         });
         let things = things(&mut host);
         let sessions = host.fake.server().script.count(op::CREATE_SESSION);
