@@ -60,24 +60,26 @@ impl<E: Engine> Engine for Faulty<E> {
             op,
             Op::Get { .. } | Op::Scan { .. } | Op::Read { .. } | Op::Seek { .. } | Op::Usage
         );
-        match self.faults.left.get() {
-            // Dead: taken, and never answered.
-            Some(0) => return Ok(()),
-            Some(left) if !reads => self.faults.left.set(Some(left - 1)),
-            _ => {}
+        // Dead: taken, and never answered.
+        if self.faults.left.get() == Some(0) {
+            return Ok(());
         }
-        self.faults.taken.set(self.faults.taken.get() + 1);
-        let counted = matches!(op, Op::Copy { .. });
-        let left = self.faults.full_after.get().filter(|_| counted);
-        if left == Some(0) {
+        let copies = matches!(op, Op::Copy { .. });
+        if copies && self.faults.full_after.get() == Some(0) {
             client.done(token, Err(Failure::Full));
             return Ok(());
         }
-        let taken = self.inner.submit(token, op, client);
-        if taken.is_ok() && left.is_some() {
-            self.faults.full_after.set(left.map(|left| left - 1));
+        // What is refused for now does not count; it comes again.
+        self.inner.submit(token, op, client)?;
+        self.faults.taken.set(self.faults.taken.get() + 1);
+        let less = |left: &Cell<Option<u64>>| left.set(left.get().map(|left| left - 1));
+        if !reads {
+            less(&self.faults.left);
         }
-        taken
+        if copies {
+            less(&self.faults.full_after);
+        }
+        Ok(())
     }
 
     fn poll(&mut self, now: Instant, client: &mut dyn Client) -> bool {
