@@ -11,8 +11,12 @@ mod chunk;
 #[cfg(feature = "kv-embedded")]
 pub mod embedded;
 pub mod engine;
+pub mod flat;
 #[cfg(feature = "std")]
 pub mod fsck;
+pub mod line;
+pub mod objects;
+pub mod ramcloud;
 pub mod record;
 #[cfg(feature = "std")]
 pub mod served;

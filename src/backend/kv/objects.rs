@@ -41,7 +41,10 @@ impl Cursor {
         let mut cursor = Self::default();
         let mut at = 0;
         for part in parts {
-            cursor.bytes.get_mut(at..at + part.len())?.copy_from_slice(part);
+            cursor
+                .bytes
+                .get_mut(at..at + part.len())?
+                .copy_from_slice(part);
             at += part.len();
         }
         cursor.len = at as u16;

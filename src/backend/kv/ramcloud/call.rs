@@ -1,0 +1,465 @@
+//! One operation under way: which RPCs it takes, what each asks, and what its answer leads to.
+
+use super::super::engine::{NAME_MAX, Token};
+use super::super::objects::{Client, Cursor, Done, Failure, Found, Op, Place};
+use crate::mem::gather;
+use crate::sys::time::Instant;
+use crate::wire::ramcloud::hash::key_hash;
+use crate::wire::ramcloud::request::FIELDS_MAX;
+use crate::wire::ramcloud::{HEAD_LEN, Once, Request, Rules, Status};
+
+/// Most bytes of an object: what a server of the usual configuration takes.
+pub const SIZE_MAX: usize = 1 << 20;
+/// Longest request without a value.
+const REQUEST: usize = HEAD_LEN + FIELDS_MAX + 256;
+/// Attempts of a change that others keep overtaking.
+const TRIES: u16 = 1000;
+
+/// Say what is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Job {
+    Look,
+    Make {
+        exclusive: bool,
+        truncate: bool,
+    },
+    Read {
+        offset: u64,
+        len: u32,
+    },
+    Write {
+        place: Place,
+        len: u32,
+    },
+    Resize {
+        size: u64,
+    },
+    Remove,
+    Rename {
+        replace: bool,
+    },
+    List,
+    /// Of the client itself: a lease, the map, a word about a server.
+    Lease,
+    Map,
+    Report {
+        server: u64,
+    },
+}
+
+impl Job {
+    /// Tell whether the coordinator is asked.
+    pub const fn is_own(self) -> bool {
+        matches!(self, Self::Lease | Self::Map | Self::Report { .. })
+    }
+
+    /// Tell whether an object's whole value is needed here.
+    const fn needs_pad(self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Rename { .. } => true,
+            Self::Resize { size } => size > 0,
+            _ => false,
+        }
+    }
+}
+
+/// Say which RPC is next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    Read,
+    /// Where there is none.
+    Create,
+    /// Where there is one, whatever it is.
+    Replace,
+    /// Wherever.
+    Put,
+    /// If its version is the one that is known.
+    Swap,
+    /// As before, for the object that was written in a rename.
+    SwapNew,
+    Remove,
+    /// If its version is the one that was read.
+    RemoveOld,
+    List,
+    /// Of the client itself.
+    Own,
+}
+
+impl Step {
+    pub const fn changes(self) -> bool {
+        !matches!(self, Self::Read | Self::List | Self::Own)
+    }
+
+    /// Tell whether the value that is kept is sent.
+    pub const fn writes(self) -> bool {
+        matches!(
+            self,
+            Self::Create | Self::Replace | Self::Put | Self::Swap | Self::SwapNew
+        )
+    }
+}
+
+/// Names and the like, kept over the RPCs.
+pub struct Args {
+    names: [[u8; NAME_MAX]; 2],
+    lens: [u8; 2],
+    cursor: Cursor,
+}
+
+impl Args {
+    fn name(&self, which: usize) -> &[u8] {
+        &self.names[which][..usize::from(self.lens[which])]
+    }
+
+    /// Give where a listing goes on: the tablet, and the iterator.
+    fn place(&self) -> (u64, &[u8]) {
+        match self.cursor.bytes().split_first_chunk() {
+            Some((hash, iterator)) => (u64::from_le_bytes(*hash), iterator),
+            None => (0, &[]),
+        }
+    }
+}
+
+/// What is known of the object.
+#[derive(Clone, Copy, Default)]
+pub struct Known {
+    /// Bytes, and its version.
+    pub size: usize,
+    pub version: u64,
+    /// Version of the object that a rename wrote; zero before.
+    pub new: u64,
+}
+
+/// One operation.
+pub struct Call {
+    pub token: Token,
+    pub job: Job,
+    pub step: Step,
+    args: Args,
+    pub known: Known,
+    /// Its place for a whole value.
+    pub pad: Option<u16>,
+    /// Number of its change; zero before it has one.
+    pub rpc: u64,
+    frame: [u8; REQUEST],
+    frame_len: usize,
+    /// Whom it was given to.
+    pub peer: Option<u32>,
+    /// The request is sent in full, and how often it was begun to be sent.
+    pub sent: bool,
+    pub sendings: u16,
+    /// The map that was wrong about it, by number.
+    pub wrong_map: u64,
+    /// It is not sent before.
+    pub not_before: Instant,
+    /// When it was taken, or answered with a delay.
+    pub since: Instant,
+    tries: u16,
+    /// Of the reply that comes.
+    pub status: Status,
+    pub delay: u32,
+    pub objects: usize,
+    pub iterator: usize,
+    pub next_hash: u64,
+    pub skip: usize,
+}
+
+/// Say how a call goes on.
+#[derive(Debug)]
+pub enum Next {
+    /// With another RPC.
+    Step(Step),
+    /// It has ended.
+    End(Result<Done, Failure>),
+}
+
+impl Call {
+    /// Take an operation; `None` for one that asks nothing of RAMCloud.
+    pub fn new(token: Token, op: &Op<'_>) -> Option<Self> {
+        let (job, step) = match *op {
+            Op::Look { .. } => (Job::Look, Step::Read),
+            Op::Make {
+                exclusive,
+                truncate,
+                ..
+            } => {
+                let make = Job::Make {
+                    exclusive,
+                    truncate,
+                };
+                (make, Step::Create)
+            }
+            Op::Read { offset, len, .. } => (Job::Read { offset, len }, Step::Read),
+            Op::Write { place, len, .. } => (Job::Write { place, len }, Step::Read),
+            Op::Resize { size: 0, .. } => (Job::Resize { size: 0 }, Step::Replace),
+            Op::Resize { size, .. } => (Job::Resize { size }, Step::Read),
+            Op::Remove { .. } => (Job::Remove, Step::Remove),
+            Op::Rename { replace, .. } => (Job::Rename { replace }, Step::Read),
+            Op::List { .. } => (Job::List, Step::List),
+            Op::Sync { .. } | Op::Usage => return None,
+        };
+        let mut call = Self::own(job, token, step);
+        match *op {
+            Op::Look { name }
+            | Op::Make { name, .. }
+            | Op::Read { name, .. }
+            | Op::Write { name, .. }
+            | Op::Resize { name, .. }
+            | Op::Remove { name } => call.set_name(0, name),
+            Op::Rename { from, to, .. } => {
+                call.set_name(0, from);
+                call.set_name(1, to);
+            }
+            Op::List { cursor } => call.args.cursor = *cursor,
+            Op::Sync { .. } | Op::Usage => {}
+        }
+        Some(call)
+    }
+
+    /// Make one of the client itself.
+    pub fn own(job: Job, token: Token, step: Step) -> Self {
+        Self {
+            token,
+            job,
+            step,
+            args: Args {
+                names: [[0; NAME_MAX]; 2],
+                lens: [0; 2],
+                cursor: Cursor::default(),
+            },
+            known: Known::default(),
+            pad: None,
+            rpc: 0,
+            frame: [0; REQUEST],
+            frame_len: 0,
+            peer: None,
+            sent: false,
+            sendings: 0,
+            wrong_map: 0,
+            not_before: Instant(0),
+            since: Instant(0),
+            tries: 0,
+            status: Status::Ok,
+            delay: 0,
+            objects: 0,
+            iterator: 0,
+            next_hash: 0,
+            skip: 0,
+        }
+    }
+
+    fn set_name(&mut self, which: usize, name: &[u8]) {
+        let len = name.len().min(NAME_MAX);
+        self.args.names[which][..len].copy_from_slice(&name[..len]);
+        self.args.lens[which] = len as u8;
+    }
+
+    /// Tell whether it waits for a place for a whole value.
+    pub const fn waits_for_pad(&self) -> bool {
+        self.job.needs_pad() && self.pad.is_none()
+    }
+
+    /// Tell whether its next RPC is the new name's.
+    const fn which(&self) -> usize {
+        let new = matches!(self.job, Job::Rename { .. }) && self.step.writes();
+        new as usize
+    }
+
+    /// Give the hash by which the server is found.
+    pub fn hash(&self, table: u64) -> u64 {
+        match self.step {
+            Step::List => self.args.place().0,
+            _ => key_hash(table, self.args.name(self.which())),
+        }
+    }
+
+    /// Bytes of the value that follows the request.
+    pub const fn value_len(&self) -> usize {
+        match (self.step, self.job) {
+            (Step::Create | Step::Replace, Job::Make { .. } | Job::Resize { .. }) => 0,
+            _ if self.step.writes() => self.known.size,
+            _ => 0,
+        }
+    }
+
+    /// Write the request. False when it cannot be.
+    pub fn write(&mut self, nonce: u64, table: u64, lease: u64, once: Option<Once>) -> bool {
+        let value = self.value_len();
+        let key = self.args.name(self.which());
+        let mut rules = Rules::default();
+        match self.step {
+            Step::Create => rules.exists = true,
+            Step::Replace | Step::Remove => rules.absent = true,
+            Step::Swap | Step::RemoveOld => {
+                (rules.version, rules.absent) = (Some(self.known.version), true);
+            }
+            Step::SwapNew => (rules.version, rules.absent) = (Some(self.known.new), true),
+            Step::Read | Step::Put | Step::List | Step::Own => {}
+        }
+        let place = self.args.place();
+        let request = match (self.step, once) {
+            (Step::Own, _) => match self.job {
+                Job::Lease => Request::RenewLease(lease),
+                Job::Report { server } => Request::HintServerCrashed(server),
+                _ => Request::GetTableConfig(table),
+            },
+            (Step::List, _) => Request::Enumerate {
+                table,
+                keys_only: true,
+                first_hash: place.0,
+                iterator: place.1,
+            },
+            (Step::Remove | Step::RemoveOld, Some(once)) => Request::Remove {
+                table,
+                once,
+                rules,
+                key,
+            },
+            (step, Some(once)) if step.writes() => Request::Write {
+                table,
+                once,
+                rules,
+                key,
+                value,
+            },
+            _ => Request::Read { table, key, rules },
+        };
+        match request.emit(nonce, &mut self.frame) {
+            Some(len) => self.frame_len = len,
+            None => return false,
+        }
+        self.rpc = once.map_or(0, |once| once.rpc);
+        self.sendings = 0;
+        true
+    }
+
+    /// Give the request, empty before it is written.
+    pub fn frame(&self) -> &[u8] {
+        &self.frame[..self.frame_len]
+    }
+
+    /// Go to another RPC.
+    pub const fn go(&mut self, step: Step) {
+        self.step = step;
+        (self.frame_len, self.rpc, self.sendings) = (0, 0, 0);
+    }
+
+    /// Tell whether it may have changed something.
+    pub const fn may_have_happened(&self) -> bool {
+        self.known.new != 0 || (self.step.changes() && self.sendings > 0)
+    }
+
+    /// Say what an answer leads to. `pad` is the place for a whole value.
+    pub fn answered(&mut self, number: u64, pad: &mut [u8], client: &dyn Client) -> Next {
+        match self.status {
+            Status::Ok => self.went_well(number, pad, client),
+            Status::ObjectDoesntExist => match self.step {
+                // Somebody else removed the old name; the object has the new one.
+                Step::RemoveOld => Next::End(Ok(Done::Done)),
+                Step::SwapNew => Next::End(Err(Failure::Unknown)),
+                _ => Next::End(Err(Failure::Missing)),
+            },
+            Status::ObjectExists => match self.job {
+                Job::Make {
+                    exclusive: false,
+                    truncate,
+                } => Next::Step(if truncate { Step::Replace } else { Step::Read }),
+                _ => Next::End(Err(Failure::Exists)),
+            },
+            Status::WrongVersion => match self.step {
+                // Somebody else has changed the new object meanwhile: it is not ours to write over.
+                Step::SwapNew => Next::End(Err(Failure::Unknown)),
+                _ => self.again(),
+            },
+            _ => Next::End(Err(Failure::Broken)),
+        }
+    }
+
+    fn again(&mut self) -> Next {
+        self.tries += 1;
+        match self.tries < TRIES {
+            true => Next::Step(Step::Read),
+            false => Next::End(Err(Failure::Unreachable)),
+        }
+    }
+
+    fn went_well(&mut self, number: u64, pad: &mut [u8], client: &dyn Client) -> Next {
+        let found = Found {
+            size: self.known.size as u64,
+            version: self.known.version,
+        };
+        match (self.job, self.step) {
+            (Job::Read { offset, len }, _) => {
+                let left = found.size.saturating_sub(offset);
+                Next::End(Ok(Done::Read(left.min(len.into()) as u32)))
+            }
+            (Job::Look | Job::Make { .. }, Step::Read) => Next::End(Ok(Done::Found(found))),
+            (Job::Rename { replace }, Step::Read) => {
+                match (found.size as usize > SIZE_MAX, replace) {
+                    (true, _) => Next::End(Err(Failure::Elsewhere)),
+                    _ if self.known.new != 0 => Next::Step(Step::SwapNew),
+                    (_, true) => Next::Step(Step::Put),
+                    (_, false) => Next::Step(Step::Create),
+                }
+            }
+            (Job::Rename { .. }, Step::RemoveOld) => Next::End(Ok(Done::Done)),
+            (Job::Rename { .. }, _) => {
+                self.known.new = number;
+                Next::Step(Step::RemoveOld)
+            }
+            (Job::Write { .. } | Job::Resize { .. }, Step::Read) => self.change(pad, client),
+            (Job::Remove, _) => Next::End(Ok(Done::Done)),
+            (Job::List, _) => self.listed(),
+            _ => Next::End(Ok(Done::Found(Found {
+                size: self.value_len() as u64,
+                version: number,
+            }))),
+        }
+    }
+
+    /// Change the value that was read.
+    fn change(&mut self, pad: &mut [u8], client: &dyn Client) -> Next {
+        let old = self.known.size;
+        let (at, len, new) = match self.job {
+            Job::Write { place, len } => {
+                let at = match place {
+                    Place::Byte(at) => usize::try_from(at).unwrap_or(usize::MAX),
+                    Place::End => old,
+                };
+                (at, len as usize, old.max(at.saturating_add(len as usize)))
+            }
+            Job::Resize { size } => {
+                let size = usize::try_from(size).unwrap_or(usize::MAX);
+                (size, 0, size)
+            }
+            _ => (old, 0, old),
+        };
+        if old.max(new) > SIZE_MAX.min(pad.len()) {
+            return Next::End(Err(Failure::TooLarge));
+        }
+        if at > old {
+            pad[old..at].fill(0);
+        }
+        if len > 0 && gather(client.payload(self.token), 0, &mut pad[at..at + len]).is_err() {
+            return Next::End(Err(Failure::Broken));
+        }
+        self.known.size = new;
+        Next::Step(Step::Swap)
+    }
+
+    fn listed(&self) -> Next {
+        if self.objects == 0 && self.next_hash == 0 {
+            return Next::End(Ok(Done::Listed(None)));
+        }
+        Next::End(Ok(Done::Listed(Some(self.args.cursor))))
+    }
+
+    /// Keep where the listing goes on. False when that is too long.
+    pub fn keep_place(&mut self, iterator: &[u8]) -> bool {
+        match Cursor::new(&[&self.next_hash.to_le_bytes(), iterator]) {
+            Some(cursor) => self.args.cursor = cursor,
+            None => return false,
+        }
+        true
+    }
+}
