@@ -5,7 +5,8 @@ use dpfs_harness::host::{Host, O_APPEND, O_EXCL, O_RDWR, ROOT};
 use dpfs_harness::{Message, Ticket};
 
 use crate::fake::Cluster;
-use crate::volume::{Core, config, file, mount, names};
+use crate::suite::{file, names};
+use crate::volume::{Core, config, mount};
 
 fn started(masters: u64) -> (Cluster, Host<Core>) {
     let cluster = Cluster::start(masters);

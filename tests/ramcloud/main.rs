@@ -3,4 +3,6 @@
 mod fake;
 mod faults;
 mod frames;
+#[path = "../kv/flat.rs"]
+mod suite;
 mod volume;

@@ -5,12 +5,15 @@ mod durable;
 mod engine;
 mod failover;
 mod faults;
+mod flat;
 #[expect(dead_code, reason = "the embedded engine's tests use all of it")]
 #[path = "../kv/host.rs"]
 mod host;
 mod migration;
 mod proxy;
 mod server;
+#[path = "../kv/flat.rs"]
+mod suite;
 mod tree;
 
 use dpfs::backend::kv::embedded::{self, Embedded, Store};

@@ -72,6 +72,14 @@ impl Server {
         Place::Tcp("127.0.0.1".into(), self.port)
     }
 
+    /// Run the server's own command line program with these words, and give what it prints.
+    pub fn command_line(&self, words: &[&str]) -> String {
+        let program = cache().join("valkey").join("valkey-cli");
+        let mut command = Command::new(program);
+        let run = command.args(["-p", &self.port.to_string()]).args(words);
+        String::from_utf8(run.output().unwrap().stdout).unwrap()
+    }
+
     /// Give its TCP port.
     pub fn port(&self) -> u16 {
         self.port

@@ -5,11 +5,11 @@
 
 use core::net::SocketAddr;
 
+use crate::sys;
 use crate::sys::epoll::Epoll;
 use crate::sys::fd::Fd;
 use crate::sys::tcp::{self, Pieces};
 use crate::sys::time::Instant;
-use crate::sys::{self};
 use crate::wire::errno::Errno;
 
 /// First and last wait before a connection is tried again, in nanoseconds.
@@ -21,6 +21,8 @@ const LOOK: u64 = 1_000_000;
 
 /// Carry bytes between this process and servers, in order, without ever waiting.
 pub trait Transport {
+    /// Where a server is.
+    type Address;
     /// A connection.
     type Wire;
 
@@ -28,7 +30,7 @@ pub trait Transport {
     ///
     /// # Errors
     /// Why it cannot be.
-    fn connect(&self, to: &SocketAddr) -> sys::Result<Self::Wire>;
+    fn connect(&self, to: &Self::Address) -> sys::Result<Self::Wire>;
 
     /// Tell whether a connection stands, and have the bell ring for it from then on.
     ///
@@ -70,6 +72,7 @@ impl Tcp {
 }
 
 impl Transport for Tcp {
+    type Address = SocketAddr;
     type Wire = Fd;
 
     fn connect(&self, to: &SocketAddr) -> sys::Result<Fd> {
@@ -172,7 +175,7 @@ impl<W> Line<W> {
     pub fn connect<T: Transport<Wire = W>>(
         &mut self,
         transport: &T,
-        to: &SocketAddr,
+        to: &T::Address,
         now: Instant,
     ) -> Result<bool, Broken> {
         match &self.state {

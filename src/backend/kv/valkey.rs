@@ -28,6 +28,7 @@
 mod client;
 mod connection;
 mod link;
+pub mod objects;
 mod pipeline;
 mod reply;
 pub mod request;

@@ -54,7 +54,7 @@ pub struct Settings {
 }
 
 /// Serve one core from a table.
-pub struct Ramcloud<T: Transport = Tcp> {
+pub struct Ramcloud<T: Transport<Address = SocketAddr> = Tcp> {
     settings: Settings,
     transport: T,
     calls: SlotMap<Call>,
@@ -90,7 +90,7 @@ impl Ramcloud {
     }
 }
 
-impl<T: Transport> Ramcloud<T> {
+impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
     /// As [`Ramcloud::new`], over any transport.
     ///
     /// # Errors
@@ -745,7 +745,7 @@ fn take_names(
     Ok(at - begin)
 }
 
-impl<T: Transport> Objects for Ramcloud<T> {
+impl<T: Transport<Address = SocketAddr>> Objects for Ramcloud<T> {
     fn submit(&mut self, token: Token, op: &Op<'_>, client: &mut dyn Client) -> Result<(), Busy> {
         let Some(call) = Call::new(token, op) else {
             // What is answered is on the masters and their backups already; and they do not say how full they are.

@@ -11,7 +11,7 @@ use crate::mem::Arena;
 use crate::sys;
 use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
-use crate::wire::resp::{Item, Malformed, Problem, Reader};
+use crate::wire::resp::{Encoder, Item, Malformed, Problem, Reader};
 
 /// Nanoseconds without a word from a server that owes an answer, after which the connection is made anew. A server says
 /// that a script keeps it busy after 5 seconds.
@@ -236,20 +236,7 @@ impl Connection {
             Aim::Look | Aim::Find | Aim::Serve => 0,
         };
         self.pipe.ask(|to| match step {
-            Step::Hello => {
-                let auth = !settings.password.is_empty();
-                to.request(if auth { 7 } else { 4 })
-                    .bytes(b"HELLO")
-                    .bytes(b"3");
-                if auth {
-                    let user = match settings.user {
-                        b"" => b"default",
-                        user => user,
-                    };
-                    to.bytes(b"AUTH").bytes(user).bytes(settings.password);
-                }
-                to.bytes(b"SETNAME").bytes(b"dpfs");
-            }
+            Step::Hello => introduce(to, settings),
             Step::Disk => {
                 to.request(3).bytes(b"CONFIG").bytes(b"GET");
                 to.bytes(b"appendfsync");
@@ -418,9 +405,25 @@ impl Connection {
     }
 }
 
+/// Write who we are.
+pub fn introduce(to: &mut Encoder<'_>, settings: &Settings) {
+    let auth = !settings.password.is_empty();
+    to.request(if auth { 7 } else { 4 })
+        .bytes(b"HELLO")
+        .bytes(b"3");
+    if auth {
+        let user = match settings.user {
+            b"" => b"default",
+            user => user,
+        };
+        to.bytes(b"AUTH").bytes(user).bytes(settings.password);
+    }
+    to.bytes(b"SETNAME").bytes(b"dpfs");
+}
+
 /// Read who answers: name and version, and whether it is a node of a cluster. A replica on its own is refused; one of a
 /// cluster says whose it is when it is asked for the volume.
-fn hello(reader: &mut Reader<'_>, pairs: u64) -> Result<(Text, bool), Trouble> {
+pub fn hello(reader: &mut Reader<'_>, pairs: u64) -> Result<(Text, bool), Trouble> {
     let mut server = Text::new();
     let (mut cluster, mut replica) = (false, false);
     let mut string = || -> Result<Option<&[u8]>, Malformed> {
@@ -471,7 +474,7 @@ fn replicas(report: &[u8]) -> impl Iterator<Item = SocketAddr> {
 
 /// Refuse a server that answers before its disk has what it was asked for. With `everysec`, WAITAOF does not help:
 /// Valkey 8.1.1 was seen to confirm long before its next fdatasync(2).
-fn waits_for_disk(reader: &mut Reader<'_>) -> Result<(), Trouble> {
+pub fn waits_for_disk(reader: &mut Reader<'_>) -> Result<(), Trouble> {
     let mut word = None;
     for _ in 0..2 {
         let Ok(Some(Item::Bulk(len))) = reader.item() else {
@@ -486,7 +489,7 @@ fn waits_for_disk(reader: &mut Reader<'_>) -> Result<(), Trouble> {
 }
 
 /// Refuse a server that throws records away when it has no more memory.
-fn evicts(report: &[u8]) -> Result<(), Trouble> {
+pub fn evicts(report: &[u8]) -> Result<(), Trouble> {
     let field = |name: &[u8]| {
         let mut lines = report.split(|&byte| byte == b'\n');
         let value = lines.find_map(|line| line.strip_prefix(name));

@@ -396,7 +396,7 @@ fn list(
 }
 
 /// Read how full the server is; where it has no limit of its own, its machine's memory is one.
-fn usage(report: &[u8]) -> Done {
+pub fn usage(report: &[u8]) -> Done {
     let field = |name: &[u8]| {
         let mut lines = report.split(|&byte| byte == b'\n');
         let value = lines.find_map(|line| line.strip_prefix(name))?;

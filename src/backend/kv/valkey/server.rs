@@ -25,7 +25,7 @@ use crate::sys::time::Instant;
 use crate::sys::{file, map};
 
 /// Time that a server gets to answer before anything is served.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Calls under way beside those of the host's requests: a lease, a sweep, and removals.
 const SPARE: u32 = 80;
 /// Longest password in bytes.
@@ -226,7 +226,8 @@ fn leak(bytes: Vec<u8>) -> &'static [u8] {
     Box::leak(bytes.into_boxed_slice())
 }
 
-fn settings(config: &Config<'_>) -> Result<Settings, String> {
+/// Resolve what is configured.
+pub(super) fn settings(config: &Config<'_>) -> Result<Settings, String> {
     let password = match config.password_file {
         Some(path) => {
             password(path).map_err(|why| format!("password file {}: {why}", path.display()))?
