@@ -8,11 +8,14 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::config::units::rough_size;
-use super::config::{self, Backend, Config, Device, Hal, Kv, KvEngine, Limits, Local};
+use super::config::{self, Backend, Config, Device, Hal, Kv, KvEngine, Layout, Limits, Local};
 use super::stats;
 #[cfg(feature = "kv-embedded")]
 use crate::backend::kv::embedded::Embedded;
+use crate::backend::kv::flat::{Flat, FlatVolume};
+use crate::backend::kv::ramcloud::server as ramcloud;
 use crate::backend::kv::tree::{Tree, TreeVolume};
+use crate::backend::kv::valkey::objects::Strings;
 use crate::backend::kv::valkey::{Valkey, server};
 use crate::backend::local::{self, LocalVolume};
 use crate::backend::nfs::{Nfs, NfsVolume};
@@ -90,10 +93,23 @@ impl Budget {
 
     fn add_kv(&mut self, device: &Device, kv: &Kv, slots: u64, cores: u64) {
         let nodes = device.limits.nodes;
-        self.add(
-            format!("device \"{}\": {nodes} nodes", device.tag),
-            TreeVolume::footprint(nodes) as u64,
-        );
+        let requests = slots as u32;
+        match kv.layout {
+            Layout::Tree => self.add(
+                format!("device \"{}\": {nodes} nodes", device.tag),
+                TreeVolume::footprint(nodes) as u64,
+            ),
+            Layout::Flat { .. } => {
+                self.add(
+                    format!("device \"{}\": {nodes} names, and listings", device.tag),
+                    FlatVolume::footprint(nodes) as u64,
+                );
+                self.add(
+                    format!("device \"{}\": {slots} requests", device.tag),
+                    Flat::<Strings>::footprint(requests) as u64,
+                );
+            }
+        }
         match &kv.engine {
             #[cfg(feature = "kv-embedded")]
             KvEngine::Embedded(embedded) => {
@@ -106,6 +122,14 @@ impl Budget {
                     embedded.memory,
                 );
             }
+            KvEngine::Ramcloud(_) => self.add(
+                format!("device \"{}\": {cores} clients", device.tag),
+                cores * ramcloud::footprint(requests) as u64,
+            ),
+            KvEngine::Valkey(_) if kv.layout != Layout::Tree => self.add(
+                format!("device \"{}\": {cores} clients", device.tag),
+                cores * Strings::footprint(requests) as u64,
+            ),
             KvEngine::Valkey(_) => {
                 self.add(
                     format!("device \"{}\": {slots} requests", device.tag),

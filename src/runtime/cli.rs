@@ -370,7 +370,7 @@ mod tests {
     fn the_reference_is_a_configuration() {
         let config = Config::parse("reference.toml", REFERENCE).map_err(|error| error.to_string());
         let config = config.unwrap();
-        assert_eq!(config.devices.len(), 6);
+        assert_eq!(config.devices.len(), 7);
         // What it calls a default is one.
         let minimal = "[[device]]\ntag = \"a\"\nbackend = { kind = \"local\", path = \"/srv/projects\" }\n\
                        hal = { kind = \"vhost-user\", socket = \"/s\" }";

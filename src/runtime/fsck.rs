@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write, stderr};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::config::{Backend, Config, Device, Kv, KvEngine};
+use super::config::{Backend, Config, Device, Kv, KvEngine, Layout};
 use super::open::valkey_config;
 #[cfg(feature = "kv-embedded")]
 use crate::backend::kv::embedded as embedded_store;
@@ -59,12 +59,17 @@ fn store_of(device: &Device) -> Option<(String, &Kv)> {
     let Backend::Kv(kv) = &device.backend else {
         return None;
     };
+    // Other programs' objects have nothing to be checked.
+    if kv.layout != Layout::Tree {
+        return None;
+    }
     let place = match &kv.engine {
         #[cfg(feature = "kv-embedded")]
         KvEngine::Embedded(embedded) => embedded.path.as_ref()?.display().to_string(),
         KvEngine::Valkey(valkey) => {
             format!("{}, volume {:?}", Places(&valkey.places), valkey.volume)
         }
+        KvEngine::Ramcloud(_) => return None,
     };
     Some((place, kv))
 }
@@ -90,6 +95,7 @@ fn check(kv: &Kv, repair: bool) -> Result<Report, String> {
             let server = Server::find(&valkey_config(kv, valkey))?;
             check_on(&mut server.attach(1)?, repair)
         }
+        KvEngine::Ramcloud(_) => Err("a table has nothing to be checked".into()),
     }
 }
 

@@ -11,9 +11,12 @@ use super::lane;
 use super::warden::{self, Task};
 #[cfg(feature = "kv-embedded")]
 use crate::backend::kv::embedded;
+use crate::backend::kv::flat::{Look, served as flat};
+use crate::backend::kv::ramcloud::server as ramcloud;
 #[cfg(feature = "kv-embedded")]
 use crate::backend::kv::served::EmbeddedVolume;
 use crate::backend::kv::served::{self, Served, Store};
+use crate::backend::kv::valkey::objects::server::Keys;
 use crate::backend::kv::valkey::server::{self, Places, Server};
 use crate::backend::local::{self, LocalVolume};
 use crate::backend::nfs::{self, NfsVolume};
@@ -60,6 +63,21 @@ impl Backend for LocalVolume {
 }
 
 impl<S: Store> Backend for Served<S> {
+    fn attach(&'static self, slots: u32) -> Result<Box<dyn FileSystem>, String> {
+        Ok(Box::new(Self::attach(self, slots)?))
+    }
+
+    fn nodes(&self) -> u64 {
+        Self::nodes(self).into()
+    }
+
+    /// Opening a file leaves nothing here.
+    fn open_files(&self) -> u64 {
+        0
+    }
+}
+
+impl<S: flat::Source> Backend for flat::Served<S> {
     fn attach(&'static self, slots: u32) -> Result<Box<dyn FileSystem>, String> {
         Ok(Box::new(Self::attach(self, slots)?))
     }
@@ -129,6 +147,43 @@ pub(super) fn valkey_config<'a>(kv: &config::Kv, valkey: &'a config::Valkey) -> 
     }
 }
 
+/// Give how long the host may remember names and attributes; it looks at its data again when they changed.
+const fn memory(cache: config::Cache) -> Duration {
+    match cache {
+        config::Cache::None => Duration::ZERO,
+        config::Cache::Auto => Duration::from_secs(1),
+        config::Cache::Always => served::ALWAYS,
+    }
+}
+
+/// Serve the objects of an engine as files.
+fn open_flat<S: flat::Source>(
+    source: Result<S, String>,
+    place: &str,
+    (kv, cache): (&config::Kv, config::Cache),
+    limits: &config::Limits,
+) -> Result<&'static dyn Backend, String> {
+    let source = source.map_err(|error| format!("{place}: {error}"))?;
+    let config::Layout::Flat { uid, gid, mode } = kv.layout else {
+        return Err(format!("{place}: only the flat layout is there"));
+    };
+    let look = Look {
+        uid,
+        gid,
+        mode,
+        ttl: memory(cache),
+        read_only: kv.read_only,
+    };
+    let volume = flat::Served::new(source, limits.nodes, look)?;
+    Ok(Box::leak(Box::new(volume)))
+}
+
+/// Show where a table is.
+pub(super) fn table_place(config: &ramcloud::Config) -> String {
+    let (host, port) = &config.coordinator;
+    format!("{host}:{port}")
+}
+
 fn open_kv(kv: &config::Kv, limits: &config::Limits) -> Result<&'static dyn Backend, String> {
     match &kv.engine {
         #[cfg(feature = "kv-embedded")]
@@ -146,15 +201,20 @@ fn open_kv(kv: &config::Kv, limits: &config::Limits) -> Result<&'static dyn Back
             let volume = volume.map_err(|error| format!("{}: {error}", place.display()))?;
             Ok(Box::leak(Box::new(volume)))
         }
+        KvEngine::Ramcloud(ramcloud) => {
+            let server = ramcloud::Server::open(&ramcloud.table);
+            let place = table_place(&ramcloud.table);
+            open_flat(server, &place, (kv, ramcloud.cache), limits)
+        }
+        KvEngine::Valkey(valkey) if kv.layout != config::Layout::Tree => {
+            let keys = Keys::open(&valkey_config(kv, valkey));
+            let place = Places(&valkey.places).to_string();
+            open_flat(keys, &place, (kv, valkey.cache), limits)
+        }
         KvEngine::Valkey(valkey) => {
             let server = Server::open(&valkey_config(kv, valkey));
             let server = server.map_err(|error| format!("{}: {error}", Places(&valkey.places)))?;
-            // Names and attributes; the host looks at its data again when they changed.
-            let ttl = match valkey.cache {
-                config::Cache::None => Duration::ZERO,
-                config::Cache::Auto => Duration::from_secs(1),
-                config::Cache::Always => served::ALWAYS,
-            };
+            let ttl = memory(valkey.cache);
             let volume = Served::new(server, limits.nodes, ttl, kv.read_only)?;
             Ok(Box::leak(Box::new(volume)))
         }

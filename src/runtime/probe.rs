@@ -17,9 +17,13 @@ use std::vec::Vec;
 
 use super::budget::Budget;
 use super::config::units::rough_size;
-use super::config::{Backend, Config, Device, Hal, Kv, KvEngine, Local, Nfs, Sandbox, Valkey};
-use super::open::valkey_config;
+use super::config::{
+    self, Backend, Config, Device, Hal, Kv, KvEngine, Layout, Local, Nfs, Sandbox, Valkey,
+};
+use super::open::{table_place, valkey_config};
 use super::stats::{Snapshot, State};
+use crate::backend::kv::ramcloud::server as ramcloud;
+use crate::backend::kv::valkey::objects::server::Keys;
 use crate::backend::kv::valkey::server::{Places, Server};
 use crate::sys::sandbox::{Limit, limit, space, unshare};
 use crate::sys::{access, affinity, creds, device, identity};
@@ -78,6 +82,7 @@ pub fn all(config: &Config) -> Vec<Finding> {
                 #[cfg(feature = "kv-embedded")]
                 KvEngine::Embedded(embedded) => note(name("path"), store(embedded)),
                 KvEngine::Valkey(valkey) => note(name("server"), valkey_server(kv, valkey)),
+                KvEngine::Ramcloud(ramcloud) => note(name("coordinator"), table(ramcloud)),
             },
             Backend::Nfs(nfs) => note(name("server"), nfs_server(nfs)),
         }
@@ -203,10 +208,20 @@ fn nfs_server(nfs: &Nfs) -> Result<String, String> {
     }
 }
 
-/// Ask a server who it is and whether the volume is there.
+/// Ask a server who it is, and whether the volume is there.
 fn valkey_server(kv: &Kv, valkey: &Valkey) -> Result<String, String> {
-    let found = Server::look(&valkey_config(kv, valkey));
+    let config = valkey_config(kv, valkey);
+    let found = match kv.layout {
+        Layout::Tree => Server::look(&config),
+        Layout::Flat { .. } => Keys::look(&config),
+    };
     found.map_err(|error| format!("{}: {error}", Places(&valkey.places)))
+}
+
+/// Ask a coordinator what it has, and whether the table is there.
+fn table(ramcloud: &config::Ramcloud) -> Result<String, String> {
+    let found = ramcloud::Server::look(&ramcloud.table);
+    found.map_err(|error| format!("{}: {error}", table_place(&ramcloud.table)))
 }
 
 /// Look whether a store is there, or can be made. Opening it would lock it.

@@ -9,29 +9,39 @@ use super::Embedded;
 use super::daemon::{absolute, or};
 use super::device::CACHES;
 use super::document::{Field, Section};
-use super::{Cache, Durability, Kv, KvEngine, Valkey};
+use super::{Cache, Durability, Kv, KvEngine, Layout, Ramcloud, Valkey};
+use crate::backend::kv::ramcloud::server as table;
 use crate::backend::kv::valkey::server::Place;
+use crate::wire::ramcloud::locator;
 
 #[derive(Clone, Copy)]
 enum Engine {
     #[cfg(feature = "kv-embedded")]
     Embedded,
     Valkey,
+    Ramcloud,
 }
 
 const ENGINES: &[(&str, Engine)] = &[
     #[cfg(feature = "kv-embedded")]
     ("embedded", Engine::Embedded),
     ("valkey", Engine::Valkey),
+    ("ramcloud", Engine::Ramcloud),
 ];
 const ENGINE_NAMES: &str = if cfg!(feature = "kv-embedded") {
-    "\"embedded\", \"valkey\""
+    "\"embedded\", \"valkey\", \"ramcloud\""
 } else {
-    "\"valkey\""
+    "\"valkey\", \"ramcloud\""
 };
 
 /// Layouts of the `kv` backend.
-const LAYOUTS: [(&str, ()); 1] = [("tree", ())];
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Tree,
+    Flat,
+}
+
+const SHAPES: [(&str, Shape); 2] = [("tree", Shape::Tree), ("flat", Shape::Flat)];
 
 /// Path of a store that is in memory alone.
 #[cfg(feature = "kv-embedded")]
@@ -39,6 +49,10 @@ const IN_MEMORY: &str = ":memory:";
 
 /// Longest name of a volume in bytes.
 const VOLUME: usize = 64;
+/// Longest name of a table of RAMCloud in bytes.
+const TABLE: usize = 255;
+/// Most masters over which a new table is spread.
+const SPAN: u64 = 64;
 /// Longest name of a user in bytes.
 const USER: usize = 256;
 /// Longest path of a socket in a folder: what an address holds, without its NUL.
@@ -56,8 +70,12 @@ const SECOND: u64 = 1_000_000_000;
 pub(super) fn read(section: &Section) -> Option<Kv> {
     let engine = section
         .need("engine", ENGINE_NAMES)
-        .and_then(|field| field.choice(ENGINES));
-    let layout = or(section.get("layout"), (), |field| field.choice(&LAYOUTS));
+        .and_then(|field| field.choice(ENGINES))?;
+    let shape = shape(section, engine)?;
+    let layout = match shape {
+        Shape::Tree => Some(Layout::Tree),
+        Shape::Flat => look(section),
+    };
     let chunk = or(section.get("chunk"), 64 << 10, |field| {
         let size = field.size(4 << 10..=1 << 20)?;
         if !size.is_power_of_two() {
@@ -66,29 +84,135 @@ pub(super) fn read(section: &Section) -> Option<Kv> {
         Some(size)
     });
     let read_only = or(section.get("read_only"), false, Field::flag);
-    let engine = match engine? {
+    let engine = match engine {
         #[cfg(feature = "kv-embedded")]
         Engine::Embedded => embedded(section).map(KvEngine::Embedded),
-        Engine::Valkey => valkey(section).map(KvEngine::Valkey),
+        Engine::Valkey => valkey(section, shape).map(KvEngine::Valkey),
+        Engine::Ramcloud => ramcloud(section).map(KvEngine::Ramcloud),
     };
-    layout?;
     Some(Kv {
         engine: engine?,
+        layout: layout?,
         chunk: chunk? as u32,
         read_only: read_only?,
     })
 }
 
-/// Keys of every engine, then `more`.
-fn only(section: &Section, more: &[&str]) {
+/// Read the layout, which not every engine has.
+fn shape(section: &Section, engine: Engine) -> Option<Shape> {
+    let (default, refused, why) = match engine {
+        #[cfg(feature = "kv-embedded")]
+        Engine::Embedded => (
+            Shape::Tree,
+            Some(Shape::Flat),
+            "\"tree\" with the engine \"embedded\", whose store nobody else can open; \"flat\" with \"valkey\" and \"ramcloud\"",
+        ),
+        Engine::Valkey => (Shape::Tree, None, ""),
+        Engine::Ramcloud => (
+            Shape::Flat,
+            Some(Shape::Tree),
+            "\"flat\" with the engine \"ramcloud\"; \"tree\" with the others",
+        ),
+    };
+    or(section.get("layout"), default, |field| {
+        let shape = field.choice(&SHAPES)?;
+        match refused == Some(shape) {
+            true => field.refuse(why),
+            false => Some(shape),
+        }
+    })
+}
+
+/// Read how all files of a flat layout look.
+fn look(section: &Section) -> Option<Layout> {
+    let id = |key| {
+        or(section.get(key), 0, |field| {
+            field.count(0..=u64::from(u32::MAX) - 1)
+        })
+    };
+    let allowed = "permissions in octal, like \"0644\": \"0\" to \"0777\"";
+    let bits = |text: &str| {
+        let digits =
+            (1..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        let bits = u32::from_str_radix(text, 8).ok();
+        bits.filter(|&bits| digits && bits <= 0o777)
+    };
+    let mode = or(section.get("mode"), 0o644, |field| {
+        bits(field.text(allowed, |text| bits(text).is_some())?)
+    });
+    let (uid, gid) = (id("uid"), id("gid"));
+    Some(Layout::Flat {
+        uid: uid? as u32,
+        gid: gid? as u32,
+        mode: mode?,
+    })
+}
+
+/// Keys of every engine's tree, then `more`.
+fn only_tree(section: &Section, more: &[&str]) {
     let mut keys = std::vec!["kind", "engine", "layout", "chunk", "read_only"];
     keys.extend(more);
     section.only(&keys);
 }
 
+/// Keys of every flat layout, then `more`.
+fn only_flat(section: &Section, more: &[&str]) {
+    let mut keys = std::vec![
+        "kind",
+        "engine",
+        "layout",
+        "uid",
+        "gid",
+        "mode",
+        "read_only"
+    ];
+    keys.extend(more);
+    section.only(&keys);
+}
+
+fn cache(section: &Section) -> Option<Cache> {
+    or(section.get("cache"), Cache::Auto, |field| {
+        field.choice(&CACHES)
+    })
+}
+
+fn timeout(section: &Section) -> Option<u64> {
+    or(section.get("timeout"), 60 * SECOND, |field| {
+        field.duration(SECOND..=3600 * SECOND)
+    })
+}
+
+fn ramcloud(section: &Section) -> Option<Ramcloud> {
+    only_flat(
+        section,
+        &["coordinator", "table", "span", "cache", "timeout"],
+    );
+    let allowed = "where the coordinator is, like \"tcp:host=10.0.0.5,port=11100\"";
+    let coordinator = section.need("coordinator", allowed).and_then(|field| {
+        let text = field.text(allowed, |text| locator::tcp(text).is_some())?;
+        locator::tcp(text).map(|(host, port)| (host.to_string(), port))
+    });
+    let form = format!("a name of 1 to {TABLE} bytes");
+    let table = section.need("table", &form).and_then(|field| {
+        let good = |name: &str| (1..=TABLE).contains(&name.len()) && !name.contains('\0');
+        field.text(&form, good).map(String::from)
+    });
+    let span = or(section.get("span"), 1, |field| field.count(1..=SPAN));
+    let (cache, timeout) = (cache(section), timeout(section));
+    Some(Ramcloud {
+        table: table::Config {
+            coordinator: coordinator?,
+            table: table?,
+            span: span? as u32,
+            timeout: timeout?,
+        },
+        cache: cache?,
+    })
+}
+
 #[cfg(feature = "kv-embedded")]
 fn embedded(section: &Section) -> Option<Embedded> {
-    only(section, &["path", "memory"]);
+    only_tree(section, &["path", "memory"]);
     let allowed = "an absolute path of a file, or \":memory:\"";
     let path = section.need("path", allowed).and_then(|field| {
         let good = |path: &str| {
@@ -107,30 +231,38 @@ fn embedded(section: &Section) -> Option<Embedded> {
     })
 }
 
-fn valkey(section: &Section) -> Option<Valkey> {
-    only(
-        section,
-        &[
-            "address",
-            "user",
-            "password_file",
-            "volume",
-            "cache",
-            "timeout",
-            "durability",
-        ],
-    );
+fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
+    let keys = [
+        "address",
+        "user",
+        "password_file",
+        "cache",
+        "timeout",
+        "durability",
+        "volume",
+    ];
+    match shape {
+        Shape::Tree => only_tree(section, &keys),
+        // All keys of the server are files: no volume.
+        Shape::Flat => only_flat(section, &keys[..6]),
+    }
     let places = section
         .need("address", ADDRESS)
         .and_then(|field| places(&field));
     let volume_form = format!("a name of 1 to {VOLUME} letters, digits, '-', '_' and '.'");
-    let volume = section.need("volume", &volume_form).and_then(|field| {
-        let good = |name: &str| {
-            let plain = |each: char| each.is_ascii_alphanumeric() || "-_.".contains(each);
-            (1..=VOLUME).contains(&name.len()) && name.chars().all(plain)
-        };
-        field.text(&volume_form, good).map(String::from)
-    });
+    let named = || {
+        section.need("volume", &volume_form).and_then(|field| {
+            let good = |name: &str| {
+                let plain = |each: char| each.is_ascii_alphanumeric() || "-_.".contains(each);
+                (1..=VOLUME).contains(&name.len()) && name.chars().all(plain)
+            };
+            field.text(&volume_form, good).map(String::from)
+        })
+    };
+    let volume = match shape {
+        Shape::Tree => named(),
+        Shape::Flat => Some(String::new()),
+    };
     let password_file = or(section.get("password_file"), None, |field| {
         absolute(field).map(Some)
     });
@@ -146,12 +278,7 @@ fn valkey(section: &Section) -> Option<Valkey> {
         }
         Some(Some(user.to_string()))
     });
-    let cache = or(section.get("cache"), Cache::Auto, |field| {
-        field.choice(&CACHES)
-    });
-    let timeout = or(section.get("timeout"), 60 * SECOND, |field| {
-        field.duration(SECOND..=3600 * SECOND)
-    });
+    let (cache, timeout) = (cache(section), timeout(section));
     let allowed = "\"none\", \"aof\", or \"replicas:\" and a number from 1 to 16";
     let durability = or(section.get("durability"), None, |field| {
         let text = field.text(allowed, |text| durability(text).is_some())?;
@@ -257,11 +384,11 @@ mod tests {
         check(&[
             (
                 "path = \"/s\"",
-                "engine: missing; allowed: \"embedded\", \"valkey\"",
+                "engine: missing; allowed: \"embedded\", \"valkey\", \"ramcloud\"",
             ),
             (
                 "engine = \"redis\", path = \"/s\"",
-                "allowed: \"embedded\", \"valkey\"",
+                "allowed: \"embedded\", \"valkey\", \"ramcloud\"",
             ),
             (
                 "engine = \"embedded\"",
@@ -274,7 +401,11 @@ mod tests {
             ),
             (
                 "engine = \"embedded\", path = \"/s\", layout = \"round\"",
-                "allowed: \"tree\"",
+                "allowed: \"tree\", \"flat\"",
+            ),
+            (
+                "engine = \"embedded\", path = \"/s\", layout = \"flat\"",
+                "layout: found \"flat\"; allowed: \"tree\" with the engine \"embedded\", whose store nobody else can open",
             ),
             (
                 "engine = \"embedded\", path = \"/s\", volume = \"v\"",
@@ -350,6 +481,63 @@ mod tests {
                 &format!("{volume}, password_file = \"p\""),
                 "an absolute path",
             ),
+        ]);
+    }
+
+    #[test]
+    fn a_flat_layout_has_one_owner_and_no_volume() {
+        let at = "engine = \"valkey\", address = \"h:1\", layout = \"flat\"";
+        let plain = with(at).unwrap();
+        let look = |uid, gid, mode| Layout::Flat { uid, gid, mode };
+        assert_eq!(plain.layout, look(0, 0, 0o644));
+        let owned = with(&format!("{at}, uid = 1000, gid = 100, mode = \"0660\"")).unwrap();
+        assert_eq!(owned.layout, look(1000, 100, 0o660));
+        check(&[
+            (&format!("{at}, volume = \"v\""), "volume: unknown key"),
+            (&format!("{at}, chunk = \"4KiB\""), "chunk: unknown key"),
+            (&format!("{at}, uid = -1"), "0 to 4294967294"),
+            (&format!("{at}, mode = \"0888\""), "permissions in octal"),
+            (&format!("{at}, mode = \"1777\""), "\"0\" to \"0777\""),
+            (&format!("{at}, mode = 420"), "permissions in octal"),
+            (
+                "engine = \"valkey\", address = \"h:1\", volume = \"v\", uid = 1",
+                "uid: unknown key",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_table_of_ramcloud_has_a_coordinator_and_is_flat() {
+        let at = "engine = \"ramcloud\", coordinator = \"tcp:host=10.0.0.5,port=11100\"";
+        let table = format!("{at}, table = \"files\"");
+        let kv = with(&format!("{table}, span = 3, timeout = \"5s\"")).unwrap();
+        let KvEngine::Ramcloud(ramcloud) = kv.engine else {
+            panic!("{kv:?}");
+        };
+        let wanted = table::Config {
+            coordinator: ("10.0.0.5".into(), 11100),
+            table: "files".into(),
+            span: 3,
+            timeout: 5 * SECOND,
+        };
+        assert_eq!((ramcloud.table, ramcloud.cache), (wanted, Cache::Auto));
+        assert_eq!(with(&table).unwrap().layout, kv.layout);
+        check(&[
+            (at, "table: missing; allowed: a name of 1 to 255 bytes"),
+            (
+                "engine = \"ramcloud\", table = \"t\"",
+                "coordinator: missing; allowed: where the coordinator is, like",
+            ),
+            (
+                "engine = \"ramcloud\", table = \"t\", coordinator = \"10.0.0.5:11100\"",
+                "like \"tcp:host=10.0.0.5,port=11100\"",
+            ),
+            (
+                &format!("{table}, layout = \"tree\""),
+                "allowed: \"flat\" with the engine \"ramcloud\"; \"tree\" with the others",
+            ),
+            (&format!("{table}, span = 65"), "1 to 64"),
+            (&format!("{table}, chunk = \"4KiB\""), "chunk: unknown key"),
         ]);
     }
 }

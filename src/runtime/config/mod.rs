@@ -29,6 +29,7 @@ pub use self::nfs::Nfs;
 use self::problem::Problems;
 pub use self::problem::{ConfigError, Problem};
 use super::Polling;
+use crate::backend::kv::ramcloud::server as ramcloud;
 pub use crate::backend::kv::valkey::request::Durability;
 pub use crate::backend::kv::valkey::server::Place;
 use crate::log::Level;
@@ -177,7 +178,7 @@ impl Backend {
     pub const fn connects(&self) -> bool {
         match self {
             Self::Null { .. } | Self::Local(_) => false,
-            Self::Kv(kv) => matches!(kv.engine, KvEngine::Valkey(_)),
+            Self::Kv(kv) => matches!(kv.engine, KvEngine::Valkey(_) | KvEngine::Ramcloud(_)),
             Self::Nfs(_) => true,
         }
     }
@@ -186,12 +187,30 @@ impl Backend {
 /// Configure the `kv` backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kv {
-    /// What keeps records and chunks.
+    /// What keeps records and chunks, or objects.
     pub engine: KvEngine,
+    /// How files are laid out there. Default: a tree; on RAMCloud flat.
+    pub layout: Layout,
     /// Size of the chunks of a new store in bytes. Default: 64 KiB.
     pub chunk: u32,
     /// Refuse every change with `EROFS`. Default: false.
     pub read_only: bool,
+}
+
+/// Choose how the `kv` backend lays files out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// A complete file system.
+    Tree,
+    /// Each file of the root directory is one object that other programs see.
+    Flat {
+        /// Owner of all files. Default: 0.
+        uid: u32,
+        /// Group of all files. Default: 0.
+        gid: u32,
+        /// Permissions of all files. Default: 0644.
+        mode: u32,
+    },
 }
 
 /// Choose the engine of the `kv` backend.
@@ -200,8 +219,19 @@ pub enum KvEngine {
     /// A store of this machine.
     #[cfg(feature = "kv-embedded")]
     Embedded(Embedded),
-    /// A volume on a Valkey or Redis server.
+    /// A volume on a Valkey or Redis server, or its keys.
     Valkey(Valkey),
+    /// A table of a RAMCloud cluster.
+    Ramcloud(Ramcloud),
+}
+
+/// Configure the `ramcloud` engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ramcloud {
+    /// Table, and how to reach it.
+    pub table: ramcloud::Config,
+    /// What the host may keep. Default: auto.
+    pub cache: Cache,
 }
 
 /// Configure the `embedded` engine.
@@ -223,7 +253,7 @@ pub struct Valkey {
     pub user: Option<String>,
     /// File with the password. Default: none is asked for.
     pub password_file: Option<PathBuf>,
-    /// Name of the volume.
+    /// Name of the volume; empty with the flat layout, which has none.
     pub volume: String,
     /// What the host may keep. Default: auto.
     pub cache: Cache,

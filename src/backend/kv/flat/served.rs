@@ -12,7 +12,7 @@ use crate::fuse::Volume;
 use crate::sys::{file, map};
 
 /// Give each core an engine: a store that is open.
-pub trait Source: Sync + 'static {
+pub trait Source: Send + Sync + 'static {
     /// What a core gets.
     type Objects: Objects + 'static;
 

@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_number_is_acknowledged_when_all_before_it_have_ended() {
         let mut lessee = given(1800);
-        let mut number = |lessee: &mut Lessee| {
+        let number = |lessee: &mut Lessee| {
             let once = lessee.number(NOW)?;
             Some((once.rpc, once.ack))
         };
