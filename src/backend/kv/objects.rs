@@ -4,7 +4,7 @@
 //!  flat                                objects
 //!  submit(token, op) ────────────────> valkey: one pipelined command; ramcloud: one RPC, or read and write by version
 //!  poll(now) ────────────────────────> goes on with what is under way
-//!      client.name(token, ..) <──────── each name that a List found
+//!      client.name(token, ..) <──────── each name that a List found; client.place(token, ..): where it goes on
 //!      client.buffers/payload(token) ─> the host's pages
 //!      client.done(token, result) <──── exactly once for each operation that was accepted
 //! ```
@@ -123,8 +123,8 @@ pub enum Op<'a> {
         /// Put it in the place of one that is there; otherwise that is [`Failure::Exists`].
         replace: bool,
     },
-    /// Give some names, each to [`Client::name`], from a place on: [`Done::Listed`]. An object that is there all the
-    /// time is given at least once.
+    /// Give some names, each to [`Client::name`], from a place on, and where it goes on to [`Client::place`]:
+    /// [`Done::Listed`]. An object that is there all the time is given at least once.
     List {
         /// The place.
         cursor: &'a Cursor,
@@ -156,8 +156,11 @@ pub enum Done {
     Found(Found),
     /// So many bytes were read; fewer than asked for at the object's end.
     Read(u32),
-    /// Names were given; the listing goes on there, or has ended.
-    Listed(Option<Cursor>),
+    /// Names were given.
+    Listed {
+        /// The listing goes on at the place that was given.
+        more: bool,
+    },
     /// Bytes of the store, and of these free.
     Usage {
         /// All.
@@ -194,6 +197,9 @@ pub enum Failure {
 pub trait Client {
     /// Take a name of a listing. It may be no name of a file.
     fn name(&mut self, token: Token, name: &[u8]);
+
+    /// Take where a listing goes on.
+    fn place(&mut self, token: Token, place: &Cursor);
 
     /// Lend the pages that an [`Op::Read`] fills: at least as many bytes as it asked for.
     fn buffers(&self, token: Token) -> &[Segment];

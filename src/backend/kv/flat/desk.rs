@@ -50,8 +50,8 @@ pub enum Kind {
         /// The next position, and bytes of the reply that are filled.
         position: u64,
         at: usize,
-        /// The part that is being fetched.
-        cursor: Option<Cursor>,
+        /// A part is being fetched.
+        fetches: bool,
     },
     Sync {
         reply: Reply<()>,
@@ -255,6 +255,13 @@ impl Client for Desk {
         }
     }
 
+    fn place(&mut self, token: Token, place: &Cursor) {
+        let work = self.works.get(Handle::from_bits(token.0));
+        if let Some(Kind::List { fh, .. }) = work.map(|work| &work.kind) {
+            self.volume.listings.set_place(*fh, place);
+        }
+    }
+
     fn buffers(&self, token: Token) -> &[Segment] {
         match self
             .works
@@ -280,18 +287,18 @@ impl Client for Desk {
     fn done(&mut self, token: Token, result: Result<Done, Failure>) {
         let handle = Handle::from_bits(token.0);
         if let Some(Work {
-            kind: Kind::List { fh, cursor, .. },
+            kind: Kind::List { fh, fetches, .. },
             ..
         }) = self.works.get_mut(handle)
         {
-            *cursor = None;
+            *fetches = false;
             match result {
-                Ok(Done::Listed(next)) => {
-                    self.volume.listings.fetched(*fh, Ok(next));
+                Ok(Done::Listed { more }) => {
+                    self.volume.listings.fetched(*fh, Some(more));
                     let _ = self.again.push(token.0);
                     return;
                 }
-                _ => self.volume.listings.fetched(*fh, Err(())),
+                _ => self.volume.listings.fetched(*fh, None),
             }
         }
         let Some(work) = self.works.remove(handle) else {

@@ -85,7 +85,7 @@ impl<O: Objects> Flat<O> {
     /// Go on with a request.
     fn go(&mut self, handle: Handle) {
         if let Some(Work {
-            kind: Kind::List { cursor: None, .. },
+            kind: Kind::List { fetches: false, .. },
             ..
         }) = self.desk.works.get(handle)
         {
@@ -102,7 +102,7 @@ impl<O: Objects> Flat<O> {
         // The engine answers through the desk, so nothing of it is lent.
         let (name, to) = (work.name, work.to);
         let cursor = match &work.kind {
-            Kind::List { cursor, .. } => cursor.unwrap_or_default(),
+            Kind::List { fh, .. } => self.desk.volume.listings.place(*fh),
             _ => Cursor::default(),
         };
         let op = work.kind.op(name.bytes(), to.bytes(), &cursor);
@@ -122,7 +122,7 @@ impl<O: Objects> Flat<O> {
                     fh,
                     position,
                     at,
-                    cursor,
+                    fetches,
                 },
             ..
         }) = self.desk.works.get_mut(handle)
@@ -154,9 +154,8 @@ impl<O: Objects> Flat<O> {
             }
         };
         match turn {
-            // What there is goes first.
-            Turn::Fetch(place) => {
-                *cursor = Some(place);
+            Turn::Fetch => {
+                *fetches = true;
                 self.ask(handle);
             }
             Turn::Wait if *at == 0 => {
@@ -478,7 +477,7 @@ impl<O: Objects> FileSystem for Flat<O> {
             fh: fh.0,
             position,
             at: 0,
-            cursor: None,
+            fetches: false,
         };
         self.start(kind, node, Ok(only(Kept::new(b""))));
     }

@@ -35,8 +35,9 @@ struct Listing {
     count: u64,
     /// A name that was asked for, and its byte.
     hint: (u64, usize),
-    /// Where the next part is; `None` at the end.
-    next: Option<Cursor>,
+    /// Where the next part is, unless the end is reached.
+    next: Cursor,
+    more: bool,
     /// There was no room for a name.
     overflow: bool,
     /// Somebody was answered since the start.
@@ -46,8 +47,8 @@ struct Listing {
 impl Listing {
     fn begin(&mut self) {
         (self.first, self.count, self.len, self.hint) = (0, 0, 0, (0, 0));
-        self.next = Some(Cursor::default());
-        (self.overflow, self.given) = (false, false);
+        self.next = Cursor::default();
+        (self.more, self.overflow, self.given) = (true, false, false);
     }
 
     fn push(&mut self, name: &[u8]) {
@@ -87,8 +88,8 @@ impl Listing {
 pub enum Turn {
     /// It has all that it takes, or the directory ends.
     Answer,
-    /// It fetches the part from there, and tells what came.
-    Fetch(Cursor),
+    /// It fetches the part from [`Listings::place`] on, and tells what came.
+    Fetch,
     /// Somebody else fetches; later.
     Wait,
     /// The engine gave more at once than there is room for.
@@ -117,7 +118,8 @@ impl Listings {
                     first: 0,
                     count: 0,
                     hint: (0, 0),
-                    next: None,
+                    next: Cursor::default(),
+                    more: false,
                     overflow: false,
                     given: false,
                 })
@@ -184,14 +186,14 @@ impl Listings {
         if listing.overflow {
             return Turn::Overflow;
         }
-        let Some(next) = listing.next else {
+        if !listing.more {
             listing.given = true;
             return Turn::Answer;
-        };
+        }
         listing.busy = true;
         (listing.first, listing.count, listing.len) = (listing.first + listing.count, 0, 0);
         listing.hint = (listing.first, 0);
-        Turn::Fetch(next)
+        Turn::Fetch
     }
 
     /// Take a name of the part that is being fetched. What can be no file's name is left out.
@@ -204,16 +206,29 @@ impl Listings {
         }
     }
 
-    /// The part has come, and this is behind it; with an error, it did not come.
-    pub fn fetched(&self, fh: u64, next: Result<Option<Cursor>, ()>) {
+    /// Give where the next part is.
+    pub fn place(&self, fh: u64) -> Cursor {
+        self.find(fh)
+            .map_or_else(Cursor::default, |listing| listing.lock().next)
+    }
+
+    /// Take where the part behind the one that comes is.
+    pub fn set_place(&self, fh: u64, place: &Cursor) {
+        if let Some(listing) = self.find(fh) {
+            listing.lock().next = *place;
+        }
+    }
+
+    /// The part has come, and there may be more; or it did not come.
+    pub fn fetched(&self, fh: u64, more: Option<bool>) {
         let Some(listing) = self.find(fh) else {
             return;
         };
         let mut listing = listing.lock();
         listing.busy = false;
-        match next {
-            Ok(next) => listing.next = next,
-            Err(()) => listing.begin(),
+        match more {
+            Some(more) => listing.more = more,
+            None => listing.begin(),
         }
     }
 
@@ -239,15 +254,19 @@ mod tests {
     struct Parts(u64, u64);
 
     impl Parts {
-        fn fetch(&self, listings: &Listings, fh: u64, cursor: &Cursor) {
-            let from = cursor.bytes().try_into().map_or(0, u64::from_le_bytes);
+        fn fetch(&self, listings: &Listings, fh: u64) {
+            let from = listings
+                .place(fh)
+                .bytes()
+                .try_into()
+                .map_or(0, u64::from_le_bytes);
             let end = (from + self.1).min(self.0);
             for number in from..end {
                 listings.name(fh, number.to_string().as_bytes());
                 listings.name(fh, b"hid/den");
             }
-            let next = (end < self.0).then(|| Cursor::new(&[&end.to_le_bytes()]).unwrap());
-            listings.fetched(fh, Ok(next));
+            listings.set_place(fh, &Cursor::new(&[&end.to_le_bytes()]).unwrap());
+            listings.fetched(fh, Some(end < self.0));
         }
 
         /// Read at most `most` names from a position.
@@ -263,7 +282,7 @@ mod tests {
                     true
                 });
                 match turn {
-                    Turn::Fetch(cursor) => self.fetch(listings, fh, &cursor),
+                    Turn::Fetch => self.fetch(listings, fh),
                     Turn::Answer => return page,
                     Turn::Wait | Turn::Overflow => panic!("nobody else is there"),
                 }
@@ -329,12 +348,10 @@ mod tests {
     fn who_comes_while_a_part_is_fetched_waits() {
         let listings = listings();
         let mut none = |_: &[u8], _| false;
-        let Turn::Fetch(_) = listings.read(1, 1, 0, &mut none) else {
-            panic!("nothing is there yet");
-        };
+        assert!(matches!(listings.read(1, 1, 0, &mut none), Turn::Fetch));
         assert!(matches!(listings.read(1, 2, 0, &mut none), Turn::Wait));
         listings.close(1);
-        listings.fetched(1, Err(()));
-        assert!(matches!(listings.read(1, 3, 0, &mut none), Turn::Fetch(_)));
+        listings.fetched(1, None);
+        assert!(matches!(listings.read(1, 3, 0, &mut none), Turn::Fetch));
     }
 }

@@ -350,7 +350,7 @@ impl Call {
     }
 
     /// Say what an answer leads to. `pad` is the place for a whole value.
-    pub fn answered(&mut self, number: u64, pad: &mut [u8], client: &dyn Client) -> Next {
+    pub fn answered(&mut self, number: u64, pad: &mut [u8], client: &mut dyn Client) -> Next {
         match self.status {
             Status::Ok => self.went_well(number, pad, client),
             Status::ObjectDoesntExist => match self.step {
@@ -383,7 +383,7 @@ impl Call {
         }
     }
 
-    fn went_well(&mut self, number: u64, pad: &mut [u8], client: &dyn Client) -> Next {
+    fn went_well(&mut self, number: u64, pad: &mut [u8], client: &mut dyn Client) -> Next {
         let found = Found {
             size: self.known.size as u64,
             version: self.known.version,
@@ -409,7 +409,7 @@ impl Call {
             }
             (Job::Write { .. } | Job::Resize { .. }, Step::Read) => self.change(pad, client),
             (Job::Remove, _) => Next::End(Ok(Done::Done)),
-            (Job::List, _) => self.listed(),
+            (Job::List, _) => self.listed(client),
             _ => Next::End(Ok(Done::Found(Found {
                 size: self.value_len() as u64,
                 version: number,
@@ -447,11 +447,12 @@ impl Call {
         Next::Step(Step::Swap)
     }
 
-    fn listed(&self) -> Next {
-        if self.objects == 0 && self.next_hash == 0 {
-            return Next::End(Ok(Done::Listed(None)));
+    fn listed(&self, client: &mut dyn Client) -> Next {
+        let more = self.objects > 0 || self.next_hash != 0;
+        if more {
+            client.place(self.token, &self.args.cursor);
         }
-        Next::End(Ok(Done::Listed(Some(self.args.cursor))))
+        Next::End(Ok(Done::Listed { more }))
     }
 
     /// Keep where the listing goes on. False when that is too long.

@@ -139,8 +139,8 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
     }
 
     /// Begin a call.
-    fn enter(&mut self, call: Call) -> Result<(), Call> {
-        let handle = self.calls.insert(call)?;
+    fn enter(&mut self, call: Call) -> Result<(), Busy> {
+        let handle = self.calls.insert(call).map_err(|_| Busy)?;
         let _ = self.ready.push(handle.to_bits());
         Ok(())
     }
@@ -559,7 +559,8 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
                 crate::log::warn!("ramcloud: server {}: {}", server, crate::log::Show(&why));
             }
             if which != COORDINATOR {
-                self.enter_own(Job::Report { server });
+                // There is room for a word about each server.
+                let _ = self.enter_own(Job::Report { server });
             }
         }
         if which != COORDINATOR {
@@ -762,7 +763,7 @@ impl<T: Transport<Address = SocketAddr>> Objects for Ramcloud<T> {
         if self.calls.len() + OWN >= self.calls.capacity() {
             return Err(Busy);
         }
-        self.enter(call).map_err(|_| Busy)
+        self.enter(call)
     }
 
     fn poll(&mut self, now: Instant, client: &mut dyn Client) -> bool {

@@ -239,10 +239,12 @@ impl Call {
         &self.name[which][..usize::from(self.lens[which])]
     }
 
-    /// Give where the listing goes on.
-    pub fn cursor(&self) -> Option<Cursor> {
+    /// Say where the listing goes on.
+    pub fn tell_place(&self, client: &mut dyn Client) {
         let words = [self.slot.into(), self.epoch, self.scan].map(u64::to_le_bytes);
-        Cursor::new(&[words.as_flattened()])
+        if let Some(place) = Cursor::new(&[words.as_flattened()]) {
+            client.place(self.token, &place);
+        }
     }
 
     /// Bytes of the host's that follow the request, before its last two.

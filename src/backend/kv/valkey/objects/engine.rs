@@ -486,10 +486,13 @@ impl Strings {
                     0 => self.slots.next(call.slot).map(|slot| (slot, 0, 0)),
                     scan => Some((call.slot, call.epoch, scan)),
                 };
-                Ok(Done::Listed(next.and_then(|next| {
+                if let Some(next) = next {
                     (call.slot, call.epoch, call.scan) = next;
-                    call.cursor()
-                })))
+                    call.tell_place(client);
+                }
+                Ok(Done::Listed {
+                    more: next.is_some(),
+                })
             }
             Answer::Durable if call.job == (Job::Sync { all: true }) => {
                 let _ = self.ready.push(handle.to_bits());

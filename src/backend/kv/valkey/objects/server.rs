@@ -9,7 +9,7 @@ use std::{format, thread};
 
 use super::super::super::engine::Token;
 use super::super::super::flat::served::Source;
-use super::super::super::objects::{Client, Done, Failure, Objects, Op};
+use super::super::super::objects::{Client, Cursor, Done, Failure, Objects, Op};
 use super::super::connection::Settings;
 use super::super::server::{Config, PATIENCE, Places, settings};
 use super::engine::Strings;
@@ -76,6 +76,8 @@ struct Caller(Option<Result<Done, Failure>>);
 
 impl Client for Caller {
     fn name(&mut self, _: Token, _: &[u8]) {}
+
+    fn place(&mut self, _: Token, _: &Cursor) {}
 
     fn buffers(&self, _: Token) -> &[Segment] {
         &[]
