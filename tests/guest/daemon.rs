@@ -124,6 +124,24 @@ impl Daemon {
         Self::start(folder, 1, &backend, "{}")
     }
 
+    /// Serve the keys of a Valkey or Redis server as files; `options` are further keys.
+    pub fn keys(server: &Place, options: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let backend = format!(
+            "{{ kind = \"kv\", engine = \"valkey\", layout = \"flat\", address = \"{server}\"{options} }}"
+        );
+        Self::start(folder, 1, &backend, "{}")
+    }
+
+    /// Serve a table of the RAMCloud cluster whose coordinator has this port; `options` are further keys.
+    pub fn ramcloud(port: u16, options: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let backend = format!(
+            "{{ kind = \"kv\", engine = \"ramcloud\", coordinator = \"tcp:host=127.0.0.1,port={port}\", table = \"files\", span = 3{options} }}"
+        );
+        Self::start(folder, 1, &backend, "{}")
+    }
+
     /// Run another command of the program with this daemon's configuration: whether it did well, and what it printed.
     pub fn command(&self, name: &str) -> (bool, String) {
         let out = Command::new(program())

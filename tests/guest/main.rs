@@ -6,6 +6,10 @@ mod boot;
 #[path = "../valkey/cluster.rs"]
 mod cluster;
 mod daemon;
+#[expect(dead_code, reason = "the engine's own tests use all of it")]
+#[path = "../ramcloud/fake.rs"]
+mod fake;
+mod flat;
 #[path = "../nfs/server.rs"]
 mod nfs;
 mod nfs_two;

@@ -107,7 +107,7 @@ pub fn suite<O: Objects>(host: &mut Host<Flat<O>>, traits: &Traits) {
     assert_eq!(host.getattr(a, None).unwrap().size, 0);
 
     // The largest.
-    let large: Vec<u8> = (0..1u32 << 20).map(|n| (n * 7 >> 3) as u8).collect();
+    let large: Vec<u8> = (0..1u32 << 20).map(|n| ((n * 7) >> 3) as u8).collect();
     host.write(a, 0, 0, &large).unwrap();
     assert_eq!(host.read(a, 0, 0, 1 << 20).unwrap(), large);
     assert_eq!(

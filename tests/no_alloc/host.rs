@@ -218,6 +218,61 @@ impl Host {
         self.silent(Opcode::BATCH_FORGET, 0, &[head.as_bytes(), one.as_bytes()]);
     }
 
+    /// The same where the root directory is all there is.
+    pub fn flat_round(&mut self, data: &[u8]) {
+        let create = CreateIn {
+            flags: 0o102,
+            mode: 0o100_644,
+            umask: 0,
+            open_flags: 0,
+        };
+        let place = self.good(Opcode::CREATE, 1, &[create.as_bytes(), b"file\0"]);
+        let entry: EntryOut = self.reply(place, OUT_HEADER_LEN as u64);
+        let file = entry.nodeid;
+        let write = WriteIn {
+            size: data.len() as u32,
+            flags: 2,
+            ..WriteIn::default()
+        };
+        self.good(Opcode::WRITE, file, &[write.as_bytes(), data]);
+        let read = ReadIn {
+            size: data.len() as u32,
+            ..ReadIn::default()
+        };
+        self.good(Opcode::READ, file, &[read.as_bytes()]);
+        self.good(Opcode::GETATTR, file, &[GetattrIn::default().as_bytes()]);
+        let truncate = SetattrIn {
+            valid: SetattrValid::SIZE.bits(),
+            size: 100,
+            ..SetattrIn::default()
+        };
+        self.good(Opcode::SETATTR, file, &[truncate.as_bytes()]);
+        self.good(Opcode::FSYNC, file, &[FsyncIn::default().as_bytes()]);
+        let opened: OpenOut = self.get(Opcode::OPENDIR, 1, &[OpenIn::default().as_bytes()]);
+        let list = ReadIn {
+            fh: opened.fh,
+            size: 4096,
+            ..ReadIn::default()
+        };
+        self.good(Opcode::READDIR, 1, &[list.as_bytes()]);
+        let release = ReleaseIn {
+            fh: opened.fh,
+            ..ReleaseIn::default()
+        };
+        self.good(Opcode::RELEASEDIR, 1, &[release.as_bytes()]);
+        let rename = Rename2In {
+            newdir: 1,
+            flags: 0,
+            padding: 0,
+        };
+        let names = [rename.as_bytes(), &b"file\0"[..], &b"new\0"[..]];
+        self.good(Opcode::RENAME2, 1, &names);
+        self.good(Opcode::UNLINK, 1, &[b"new\0"]);
+        assert_ne!(self.ask(Opcode::LOOKUP, 1, &[b"file\0"]).0, 0);
+        self.silent(Opcode::FORGET, file, &[ForgetIn { nlookup: 1 }.as_bytes()]);
+        self.good(Opcode::STATFS, 1, &[]);
+    }
+
     fn file(&mut self, file: u64, fh: u64, data: &[u8]) {
         let write = WriteIn {
             fh,

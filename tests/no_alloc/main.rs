@@ -12,8 +12,11 @@ mod valkey;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use dpfs::backend::kv::flat::{Look, served as flat};
 use dpfs::backend::kv::served::{ALWAYS, Served};
+use dpfs::backend::kv::valkey::objects::server::Keys;
 use dpfs::backend::kv::valkey::request::Durability;
 use dpfs::backend::kv::valkey::server;
 use dpfs::backend::local::{self, LocalVolume};
@@ -107,6 +110,18 @@ fn allocations(backend: &'static dyn Backend, rounds: usize) -> usize {
     })
 }
 
+/// The same for a volume whose root directory is all there is.
+fn flat_allocations(backend: &'static dyn Backend, rounds: usize) -> usize {
+    let data = vec![0x5a; DATA];
+    let mut host = Host::new(backend);
+    calls_while(|| {
+        host.init();
+        for _ in 0..rounds {
+            host.flat_round(&data);
+        }
+    })
+}
+
 /// One test, for the threads of others would be counted, too.
 #[test]
 fn nothing_is_allocated_after_start() {
@@ -145,5 +160,26 @@ fn nothing_is_allocated_after_start() {
     let volume = Served::new(opened.unwrap(), 1000, ALWAYS, false).unwrap();
     let volume: &'static Served<server::Server> = Box::leak(Box::new(volume));
     assert_eq!(allocations(volume, 20), 0, "valkey");
+    assert_eq!(Backend::nodes(volume), 1, "every node was forgotten");
+
+    let keys = Keys::open(&server::Config {
+        places: &[server.place()],
+        user: None,
+        password_file: None,
+        volume: "",
+        chunk: 65_536,
+        timeout: 30_000_000_000,
+        durability: Some(Durability::Aof),
+    });
+    let look = Look {
+        uid: 0,
+        gid: 0,
+        mode: 0o644,
+        ttl: Duration::ZERO,
+        read_only: false,
+    };
+    let volume = flat::Served::new(keys.unwrap(), 1000, look).unwrap();
+    let volume: &'static flat::Served<Keys> = Box::leak(Box::new(volume));
+    assert_eq!(flat_allocations(volume, 20), 0, "valkey, flat");
     assert_eq!(Backend::nodes(volume), 1, "every node was forgotten");
 }

@@ -577,10 +577,9 @@ impl State {
             .find(|tablet| (tablet.first..=tablet.last).contains(&first))
             .unwrap();
         // Opaque to the client: the last hash, and something of its own.
-        let after = match iterator.strip_prefix(b"it") {
-            Some(hash) => Some(u64::from_be_bytes(hash.try_into().unwrap())),
-            None => None,
-        };
+        let after = iterator
+            .strip_prefix(b"it")
+            .map(|hash| u64::from_be_bytes(hash.try_into().unwrap()));
         let mut found: Vec<(u64, &Vec<u8>)> = self
             .objects
             .keys()

@@ -3,6 +3,8 @@
 use dpfs::wire::errno::Errno;
 use dpfs_harness::host::{Host, O_APPEND, O_EXCL, O_RDWR, ROOT};
 use dpfs_harness::{Message, Ticket};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 
 use crate::fake::Cluster;
 use crate::suite::{file, names};
@@ -307,4 +309,43 @@ fn a_coordinator_that_is_away_is_missed_only_when_it_is_needed() {
     cluster.kill(0);
     append(&mut host, a, b"2").unwrap();
     assert_eq!(host.read(a, 0, 0, 9).unwrap(), b"12");
+}
+
+/// Payloads that begin like an answer and go on with anything; none asks to wait.
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    let status = prop_oneof![6 => Just(0u8), 1 => 1u8..6, 1 => 31u8..40];
+    let small = prop_oneof![0u8..4, any::<u8>()];
+    (status, prop::collection::vec(small, 0..60)).prop_map(|(status, rest)| {
+        let mut bytes = vec![status, 0, 0, 0];
+        bytes.extend(rest);
+        bytes
+    })
+}
+
+#[test]
+fn no_answer_of_a_master_does_any_harm() {
+    let (cluster, mut host) = started(2);
+    let a = file(&mut host, "a", b"content");
+    let host = std::cell::RefCell::new(host);
+    let config = Config {
+        cases: 200,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let each = |bytes: Vec<u8>| {
+        let mut host = host.borrow_mut();
+        cluster.state().payload = Some(bytes.clone());
+        // It may be believed, or not.
+        let _ = host.read(a, 0, 0, 4096);
+        cluster.state().payload = Some(bytes);
+        let fh = host.opendir(ROOT).unwrap();
+        let _ = host.readdir(ROOT, fh, 0, 4096, false);
+        host.releasedir(ROOT, fh).unwrap();
+        cluster.state().payload = None;
+        let found = host.read(a, 0, 0, 4096);
+        prop_assert_eq!(found, Ok(b"content".to_vec()));
+        prop_assert_eq!(names(&mut host, 4096), [".", "..", "a"]);
+        Ok(())
+    };
+    TestRunner::new(config).run(&payload(), each).unwrap();
 }

@@ -278,6 +278,12 @@ fn boot_stream() {
     put("archives", vec![image("initramfs", 0, &both)], b"");
 }
 
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks(2);
+    let byte = |digits| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+    digits.map(byte).collect()
+}
+
 fn main() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let _ = fs::remove_dir_all(seeds);
@@ -289,13 +295,11 @@ fn main() {
     }
     let captured = include_str!("../captures/nfs_reply.txt").lines();
     for (number, line) in captured.filter(|line| !line.starts_with('#')).enumerate() {
-        let digits = line.as_bytes().chunks(2);
-        let byte = |digits| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
-        write(
-            "nfs_reply",
-            &number.to_string(),
-            &digits.map(byte).collect::<Vec<u8>>(),
-        );
+        write("nfs_reply", &number.to_string(), &bytes(line));
+    }
+    let recorded = include_str!("../../ramcloud/frames.txt").lines();
+    for (number, line) in recorded.filter_map(|line| line.strip_prefix("< ")).enumerate() {
+        write("ramcloud_reply", &number.to_string(), &bytes(line));
     }
     boot_stream();
     fuse_decode();

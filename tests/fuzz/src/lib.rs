@@ -10,6 +10,7 @@ pub mod config;
 pub mod fuse_decode;
 pub mod guest;
 pub mod nfs_reply;
+pub mod ramcloud_reply;
 pub mod resp_reply;
 pub mod tape;
 pub mod vhost_user_message;

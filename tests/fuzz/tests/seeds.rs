@@ -42,6 +42,11 @@ fn nfs_reply() {
 }
 
 #[test]
+fn ramcloud_reply() {
+    replay("ramcloud_reply", dpfs_fuzz::ramcloud_reply::run);
+}
+
+#[test]
 fn resp_reply() {
     replay("resp_reply", dpfs_fuzz::resp_reply::run);
 }

@@ -4,7 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::super::engine::{Busy, Token};
 use super::super::line::{Broken, Tcp, Transport};
-use super::super::objects::{Client, Done, Failure, Objects, Op};
+use super::super::objects::{CURSOR_MAX, Client, Done, Failure, Objects, Op};
 use super::call::{Call, Job, Next, SIZE_MAX, Step};
 use super::lease::Lessee;
 use super::peer::{BUFFER, Incoming, Peer};
@@ -660,7 +660,12 @@ fn take(
             let listed = Listed::parse(bytes, of)?;
             (call.objects, call.iterator) = (listed.objects, listed.iterator);
             (call.next_hash, call.skip) = (listed.next_hash, 0);
-            if listed.iterator == 0 && !call.keep_place(&[]) {
+            let kept = match listed.iterator {
+                0 => call.keep_place(&[]),
+                // It is kept when it comes.
+                len => len <= CURSOR_MAX,
+            };
+            if !kept {
                 return Err(Malformed);
             }
         }
