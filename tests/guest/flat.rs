@@ -13,7 +13,7 @@ fn files_that_are_keys_of_a_server_work() {
     let server = Server::start("valkey", &[]);
     server.command_line(&["SET", "theirs", "from outside"]);
     let daemon = Daemon::keys(&server.place(), "");
-    UML.run(&daemon, "flat", &["size=5m"]);
+    UML.run(&daemon, "flat", &["size=5M"]);
     assert_eq!(server.command_line(&["GET", "ours"]), "from inside\n");
     let (_, text) = daemon.command("check");
     let line = text.lines().find(|line| line.contains("server"));
