@@ -172,6 +172,7 @@ fn open_flat<S: flat::Source>(
         gid,
         mode,
         ttl: memory(cache),
+        keep: cache == config::Cache::Always,
         read_only: kv.read_only,
     };
     let volume = flat::Served::new(source, limits.nodes, look)?;

@@ -13,6 +13,7 @@ pub const LOOK: Look = Look {
     gid: 8,
     mode: 0o640,
     ttl: Duration::ZERO,
+    keep: false,
     read_only: false,
 };
 

@@ -176,6 +176,7 @@ fn nothing_is_allocated_after_start() {
         gid: 0,
         mode: 0o644,
         ttl: Duration::ZERO,
+        keep: false,
         read_only: false,
     };
     let volume = flat::Served::new(keys.unwrap(), 1000, look).unwrap();

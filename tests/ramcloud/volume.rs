@@ -1,10 +1,11 @@
 //! A table as a host sees it, on the cluster that the tests play, and on a real one where it is given.
 
-use dpfs::backend::kv::flat::Flat;
 use dpfs::backend::kv::flat::served::Served;
+use dpfs::backend::kv::flat::{Flat, Look};
 use dpfs::backend::kv::ramcloud::Ramcloud;
 use dpfs::backend::kv::ramcloud::server::{Config, Coordinator, Server};
 use dpfs::wire::errno::Errno;
+use dpfs::wire::fuse::SetattrIn;
 use dpfs::wire::ramcloud::{Request, locator};
 use dpfs_harness::host::{Host, O_RDWR, O_TRUNC, ROOT};
 use dpfs_harness::{Bed, Setup};
@@ -23,10 +24,14 @@ pub fn config(port: u16) -> Config {
     }
 }
 
-/// Mount a table.
-pub fn mount(config: &Config) -> Host<Core> {
-    let served = Served::new(Server::open(config).unwrap(), 1000, LOOK).unwrap();
-    let served: &'static Served<Server> = Box::leak(Box::new(served));
+/// Serve a table.
+fn served(config: &Config, look: Look) -> &'static Served<Server> {
+    let served = Served::new(Server::open(config).unwrap(), 1000, look).unwrap();
+    Box::leak(Box::new(served))
+}
+
+fn mount_as(config: &Config, look: Look) -> Host<Core> {
+    let served = served(config, look);
     let setup = Setup {
         volume: served,
         depth: 32,
@@ -35,6 +40,11 @@ pub fn mount(config: &Config) -> Host<Core> {
     let mut bed = Bed::with(served.attach(32).unwrap(), setup);
     bed.init();
     Host::new(bed)
+}
+
+/// Mount a table.
+pub fn mount(config: &Config) -> Host<Core> {
+    mount_as(config, LOOK)
 }
 
 /// What the suite expects of RAMCloud.
@@ -185,4 +195,69 @@ fn others_write_the_same_objects_and_their_names_are_shown_if_they_can_be() {
         cluster.state().objects.contains_key(&b"big"[..]),
         "and is still there"
     );
+}
+
+#[test]
+fn a_volume_that_is_read_only_is() {
+    let cluster = Cluster::start(1);
+    let mut writer = mount(&config(cluster.port));
+    file(&mut writer, "a", b"content");
+    let look = Look {
+        read_only: true,
+        ..LOOK
+    };
+    let mut host = mount_as(&config(cluster.port), look);
+    let a = host.lookup(ROOT, "a").unwrap().nodeid;
+    let refused = Some(Errno::EROFS);
+    assert_eq!(host.open(a, O_RDWR).err(), refused);
+    assert_eq!(host.open(a, O_TRUNC).err(), refused);
+    assert_eq!(host.write(a, 0, 0, b"x").err(), refused);
+    assert_eq!(host.setattr(a, &SetattrIn::default()).err(), refused);
+    assert_eq!(host.create(ROOT, "b", O_RDWR, 0o644).err(), refused);
+    assert_eq!(host.unlink(ROOT, "a").err(), refused);
+    assert_eq!(host.rename((ROOT, "a"), (ROOT, "b"), 0).err(), refused);
+    host.open(a, 0).unwrap();
+    assert_eq!(host.read(a, 0, 0, 9).unwrap(), b"content");
+    assert_eq!(names(&mut host, 4096), [".", "..", "a"]);
+}
+
+#[test]
+fn cores_of_a_device_share_names_and_directories_that_are_read() {
+    let cluster = Cluster::start(2);
+    let served = served(&config(cluster.port), LOOK);
+    let setup = Setup {
+        volume: served,
+        depth: 32,
+        ..Setup::default()
+    };
+    let mut bed = Bed::with(served.attach(32).unwrap(), setup);
+    bed.init();
+    let other = bed.sibling(served.attach(32).unwrap(), 32);
+    let (mut one, mut two) = (Host::new(bed), Host::new(other));
+    let a = file(&mut one, "a", b"content");
+    assert_eq!(two.lookup(ROOT, "a").unwrap().nodeid, a);
+    two.rename((ROOT, "a"), (ROOT, "b"), 0).unwrap();
+    assert_eq!(one.read(a, 0, 0, 9).unwrap(), b"content");
+    for n in 0..50 {
+        file(&mut one, &format!("file{n}"), b"");
+    }
+    // The kernel asks on whichever core the program runs.
+    let fh = one.opendir(ROOT).unwrap();
+    let (mut position, mut all) = (0, Vec::new());
+    for turn in 0.. {
+        let host = if turn % 2 == 0 { &mut one } else { &mut two };
+        let page = host.readdir(ROOT, fh, position, 300, false).unwrap();
+        let Some(last) = page.last() else {
+            break;
+        };
+        position = last.next;
+        all.extend(page.into_iter().map(|entry| entry.name));
+    }
+    assert_eq!(all.len(), 53, "each once");
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 53);
+    one.unlink(ROOT, "b").unwrap();
+    assert_eq!(two.read(a, 0, 0, 9).err(), Some(Errno::ESTALE));
+    assert_eq!(served.nodes(), 52);
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  file system                         engine
-//!  submit(token, op) ────────────────> embedded: runs it now; valkey: one pipelined command; ramcloud: one RPC
+//!  submit(token, op) ────────────────> embedded: runs it now; valkey: one pipelined command
 //!  poll(now) ────────────────────────> goes on with what is under way
 //!      client.record(token, ..) <──── each record that a Get or Scan found, lent for the call
 //!      client.buffers/payload(token) > the host's pages, filled or sent without a copy in between
@@ -17,9 +17,9 @@
 //! # Two domains
 //! All records ([`Key`]) of a volume are in one *atomic domain*: [`Op::Transact`] changes any of them together, all or
 //! nothing, after comparing versions (a mini-transaction, after Sinfonia, Aguilera et al., SOSP 2007). That is one
-//! transaction of an embedded store, one server-side function on one hash slot of Valkey, one single-server TX_PREPARE
-//! of RAMCloud. Content is in *chunks* of [`Engine::chunk_size`] bytes, named by inode and index; chunk 0 belongs to
-//! the atomic domain, later ones may be spread over a cluster.
+//! transaction of an embedded store, one server-side function on one hash slot of Valkey. Content is in *chunks* of
+//! [`Engine::chunk_size`] bytes, named by inode and index; chunk 0 belongs to the atomic domain, later ones may be
+//! spread over a cluster.
 //!
 //! # Versions
 //! Each record has a version that changes whenever the record does, and that no other record of the same key ever has

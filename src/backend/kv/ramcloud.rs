@@ -11,6 +11,10 @@
 //! reads it, changes it, and writes it if its version is still the same, otherwise begins again. So a change is never
 //! lost to another client's, and costs two round trips.
 //!
+//! RENAME is three of them: the object is read, written under its new name, and removed under its old one if it is still
+//! what was read; otherwise all of that is done again. Both names may be there for a moment, and both stay when the client
+//! dies in between; neither is ever missing. An object of more than 1 MiB, which only others write, is read, and not changed.
+//!
 //! # Once
 //! Each change has a number under the client's lease, and a master remembers the results of numbers that are not
 //! acknowledged. When a connection is lost, everything that was not answered is sent again, byte for byte, to whoever

@@ -167,9 +167,9 @@ impl Desk {
     pub fn opened(&self) -> Opened {
         Opened {
             fh: Fh(0),
-            flags: match self.volume.look.ttl.is_zero() {
-                true => FopenFlags::empty(),
-                false => FopenFlags::KEEP_CACHE,
+            flags: match self.volume.look.keep {
+                true => FopenFlags::KEEP_CACHE,
+                false => FopenFlags::empty(),
             },
         }
     }

@@ -19,17 +19,19 @@
 //! # What a file is here
 //! A regular file in the root directory. Other kinds, directories and links are refused with `EPERM`; extended attributes
 //! with `EOPNOTSUPP`. Owner, group, permissions and times are no part of an object: the first three are those of the
-//! configuration, times are those of the daemon's start, and changing them is accepted and forgotten, so that cp, tar and
+//! configuration, times are those of the daemon's start; changing them is accepted and forgotten, so that cp, tar and
 //! rsync work. Where the engine has versions of objects, the fraction of the second is one, so that the host sees changes
-//! that leave the size as it was. A key that cannot be a file's name ("." and "..", with "/" or NUL, longer than 255 bytes)
+//! that leave the size as it was. Unless nobody else changes objects (`cache = "always"`), an OPEN makes the host forget what
+//! it has of the content. A key that cannot be a file's name ("." and "..", with "/" or NUL, longer than 255 bytes)
 //! is hidden.
 //!
 //! A file's number is that of its place in the table of names that the host holds ([`names`]): two files never have the
 //! same. It lasts as long as the host holds the file.
 //!
 //! # Who is gone
-//! An object has no life without its key. A file that is removed while it is open gives `ESTALE` from then on (on
-//! `valkey` a READ finds it empty); nothing brings it back. RENAME takes open files along.
+//! An object has no life without its key. A file that is removed while it is open gives `ESTALE` from then on; where
+//! another program removed it, a READ on `valkey` finds it empty. A WRITE never brings it back. RENAME takes open files
+//! along.
 
 mod desk;
 mod filesystem;

@@ -28,6 +28,9 @@ pub struct Look {
     pub mode: u32,
     /// How long the host may remember names and attributes.
     pub ttl: Duration,
+    /// The host may keep content over an OPEN: nobody else changes objects. Not all engines tell of a change that leaves
+    /// the size as it was.
+    pub keep: bool,
     /// Refuse every change with `EROFS`.
     pub read_only: bool,
 }

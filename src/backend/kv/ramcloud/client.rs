@@ -1,23 +1,26 @@
 //! The engine of one core: calls, the servers that they go to, the lease and the map.
 
-use core::net::{IpAddr, SocketAddr};
+mod incoming;
+mod recovery;
+
+use core::net::SocketAddr;
 
 use super::super::engine::{Busy, Token};
 use super::super::line::{Broken, Tcp, Transport};
-use super::super::objects::{CURSOR_MAX, Client, Done, Failure, Objects, Op};
+use super::super::objects::{Client, Done, Failure, Objects, Op};
 use super::call::{Call, Job, Next, SIZE_MAX, Step};
 use super::lease::Lessee;
-use super::peer::{BUFFER, Incoming, Peer};
+use super::peer::{BUFFER, Peer};
 use super::tablets::Tablets;
-use crate::mem::{Arena, Handle, RingBuffer, SlotMap, fill};
+use crate::mem::{Arena, Handle, RingBuffer, SlotMap};
 use crate::sys;
 use crate::sys::fd::Fd;
 use crate::sys::tcp::Pieces;
 use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
-use crate::wire::ramcloud::config::tablets;
-use crate::wire::ramcloud::reply::{self, Listed, Object, SIZE_LEN, STATUS_LEN};
-use crate::wire::ramcloud::{Malformed, Status, locator};
+use crate::wire::ramcloud::reply;
+use crate::wire::ramcloud::{Malformed, Status};
+use incoming::take;
 
 /// Most servers that are known at a time: the coordinator, and masters of the table.
 const PEERS: u32 = 65;
@@ -33,12 +36,8 @@ const SILENCE: u64 = 3_000_000_000;
 const LOOK: u64 = 1_000_000;
 /// First and last wait in nanoseconds before the map is asked for again, or a lease.
 const PACE: (u64, u64) = (2_000_000, 500_000_000);
-/// Nanoseconds between two words to the coordinator about a server that does not answer.
-const REPORT: u64 = 250_000_000;
 /// Longest delay in nanoseconds that a server may ask for.
 const DELAY_MAX: u64 = 10_000_000_000;
-/// Most bytes of a listed object that hold a key which is a file's name, behind up to 255 lengths of keys.
-const ITEM: usize = 1 << 10;
 /// Most system calls that receive from one server in a round.
 const RECEIVES: u32 = 8;
 
@@ -405,59 +404,6 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
         Ok(())
     }
 
-    /// Take the map.
-    fn remap(&mut self, message: &[u8]) -> Result<(), Malformed> {
-        if tablets(message).any(|tablet| tablet.is_err()) {
-            return Err(Malformed);
-        }
-        self.tablets.renew();
-        let table = self.settings.table;
-        for tablet in tablets(message).flatten() {
-            if tablet.table != table {
-                continue;
-            }
-            let peer = match tablet.serves {
-                true => address(tablet.locator)
-                    .and_then(|address| self.find_peer(address, tablet.server, message)),
-                false => None,
-            };
-            // Without a peer it is asked for again.
-            if !self.tablets.add(tablet.hashes, peer.unwrap_or(0)) {
-                crate::log::error!("ramcloud: the table has too many tablets");
-                break;
-            }
-        }
-        if self.tablets.is_empty() {
-            crate::log::error!("ramcloud: the table is no more");
-        }
-        Ok(())
-    }
-
-    /// Find the place of a server, or give it one that `message` does not name.
-    fn find_peer(&mut self, address: SocketAddr, server: u64, message: &[u8]) -> Option<u32> {
-        let known = |peer: &Peer<T::Wire>| peer.address == Some(address) && peer.server == server;
-        let masters = 1..PEERS;
-        if let Some(at) = masters.clone().find(|at| known(&self.peers[*at as usize])) {
-            return Some(at);
-        }
-        let is_named = |peer: &Peer<T::Wire>| {
-            let mut all = tablets(message).flatten();
-            all.any(|tablet| tablet.serves && tablet.server == peer.server)
-        };
-        let free = |at: &u32| {
-            let peer = &self.peers[*at as usize];
-            peer.address.is_none() || (!is_named(peer) && !self.tablets.names(*at))
-        };
-        let Some(at) = masters.clone().find(free) else {
-            crate::log::error!("ramcloud: the table is on too many masters");
-            return None;
-        };
-        // Who waits for the one that was there is sent on.
-        self.lost(at, None);
-        self.peers[at as usize].name(address, server);
-        Some(at)
-    }
-
     /// Go on with a call whose reply has come in full.
     fn answered(&mut self, handle: Handle, client: &mut dyn Client) {
         let Some(call) = self.calls.get_mut(handle) else {
@@ -533,71 +479,6 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
             _ => client.done(call.token, result),
         }
     }
-
-    /// A connection is lost: what was under way by it is given again to whoever has it. Tell the coordinator.
-    fn lost(&mut self, which: u32, why: Option<Broken>) {
-        let peer = &mut self.peers[which as usize];
-        let had_work = !peer.is_idle();
-        peer.reset();
-        peer.line.close(self.now);
-        for (handle, call) in self.calls.iter_mut() {
-            if call.peer == Some(which) {
-                call.peer = None;
-                let _ = self.ready.push(handle.to_bits());
-            }
-        }
-        let Some(why) = why else {
-            return;
-        };
-        let peer = &mut self.peers[which as usize];
-        let before = peer.reported;
-        // The coordinator may have found it alive, and it has died since.
-        if had_work && before.is_none_or(|before| self.now.since(before) > REPORT) {
-            peer.reported = Some(self.now);
-            let server = peer.server;
-            if before.is_none() {
-                crate::log::warn!("ramcloud: server {}: {}", server, crate::log::Show(&why));
-            }
-            if which != COORDINATOR {
-                // There is room for a word about each server.
-                let _ = self.enter_own(Job::Report { server });
-            }
-        }
-        if which != COORDINATOR {
-            self.map_wanted |= !self.mapping;
-        }
-    }
-
-    /// Fail what has waited for too long.
-    fn give_up(&mut self, client: &mut dyn Client) -> bool {
-        if self.now.since(self.looked) < LOOK {
-            return false;
-        }
-        self.looked = self.now;
-        let mut any = false;
-        loop {
-            let late = self.calls.iter().find(|(_, call)| {
-                let waits = self.now.since(call.since) > self.settings.timeout;
-                waits && call.since != Instant(0) && !call.job.is_own()
-            });
-            let Some((handle, call)) = late else {
-                return any;
-            };
-            any = true;
-            let failure = match call.may_have_happened() {
-                true => Failure::Unknown,
-                false => Failure::Unreachable,
-            };
-            // Half a request cannot be followed by another.
-            if let Some(which) = call.peer {
-                let peer = &self.peers[which as usize];
-                if peer.part > 0 && peer.queue.front() == Some(handle.to_bits()) {
-                    self.lost(which, Some(Broken::Silent));
-                }
-            }
-            self.end(handle, Err(failure), client);
-        }
-    }
 }
 
 /// Give the bytes of a request, and of the value behind it.
@@ -607,148 +488,6 @@ fn parts<'a>(call: &'a Call, pads: &'a [[u8; SIZE_MAX]]) -> (&'a [u8], &'a [u8])
         None => &[],
     };
     (call.frame(), value)
-}
-
-/// Read where a master is. Names cannot be looked up here.
-fn address(text: &[u8]) -> Option<SocketAddr> {
-    let (host, port) = locator::tcp(core::str::from_utf8(text).ok()?)?;
-    let host: IpAddr = host.parse().ok()?;
-    Some(SocketAddr::new(host, port))
-}
-
-/// Take bytes of a reply that comes, as many as make sense now. Gives how many.
-fn take(
-    call: &mut Call,
-    incoming: &Incoming<'_>,
-    pads: &mut [[u8; SIZE_MAX]],
-    client: &mut dyn Client,
-) -> Result<usize, Malformed> {
-    let (bytes, of) = (incoming.bytes, incoming.head.len);
-    if incoming.at > 0 {
-        return match (call.status, call.step) {
-            (Status::Ok, Step::Read) => {
-                take_value(call, incoming.at - Object::LEN, bytes, pads, client);
-                Ok(bytes.len())
-            }
-            (Status::Ok, Step::List) => take_names(call, incoming, client),
-            _ => Ok(bytes.len()),
-        };
-    }
-    if bytes.len() < STATUS_LEN {
-        return Ok(0);
-    }
-    call.status = reply::status(bytes)?;
-    let wanted = match (call.status, call.step) {
-        (Status::Ok, Step::Read) => Object::LEN,
-        (Status::Ok, Step::List) => Listed::LEN,
-        (Status::Ok | Status::Retry, _) if of <= BUFFER => of,
-        (Status::Ok | Status::Retry, _) => return Err(Malformed),
-        _ => STATUS_LEN,
-    };
-    if wanted > of {
-        return Err(Malformed);
-    }
-    if bytes.len() < wanted {
-        return Ok(0);
-    }
-    match (call.status, call.step) {
-        (Status::Ok, Step::Read) => {
-            let object = Object::parse(bytes, of)?;
-            (call.known.size, call.known.version) = (object.len, object.version);
-        }
-        (Status::Ok, Step::List) => {
-            let listed = Listed::parse(bytes, of)?;
-            (call.objects, call.iterator) = (listed.objects, listed.iterator);
-            (call.next_hash, call.skip) = (listed.next_hash, 0);
-            let kept = match listed.iterator {
-                0 => call.keep_place(&[]),
-                // It is kept when it comes.
-                len => len <= CURSOR_MAX,
-            };
-            if !kept {
-                return Err(Malformed);
-            }
-        }
-        _ => {}
-    }
-    Ok(wanted)
-}
-
-/// Take bytes of a value, from byte `at` of it on, to where they are wanted.
-fn take_value(
-    call: &Call,
-    at: usize,
-    bytes: &[u8],
-    pads: &mut [[u8; SIZE_MAX]],
-    client: &dyn Client,
-) {
-    match (call.job, call.pad) {
-        (Job::Read { offset, len }, _) => {
-            let from = usize::try_from(offset).unwrap_or(usize::MAX);
-            let end = from.saturating_add(len as usize).min(at + bytes.len());
-            let begin = from.max(at);
-            if begin < end {
-                let wanted = &bytes[begin - at..end - at];
-                let _ = fill(client.buffers(call.token), begin - from, wanted);
-            }
-        }
-        (_, Some(pad)) if at < SIZE_MAX => {
-            let pad = &mut pads[usize::from(pad)];
-            let len = bytes.len().min(SIZE_MAX - at);
-            pad[at..at + len].copy_from_slice(&bytes[..len]);
-        }
-        _ => {}
-    }
-}
-
-/// Take names of a listing, and where it goes on.
-fn take_names(
-    call: &mut Call,
-    incoming: &Incoming<'_>,
-    client: &mut dyn Client,
-) -> Result<usize, Malformed> {
-    let objects = call.objects;
-    let begin = incoming.at - Listed::LEN;
-    let mut at = begin;
-    let mut bytes = incoming.bytes;
-    while at < objects {
-        if call.skip > 0 {
-            let len = call.skip.min(bytes.len());
-            call.skip -= len;
-            at += len;
-            bytes = &bytes[len..];
-            if call.skip > 0 {
-                break;
-            }
-            continue;
-        }
-        if bytes.len() < SIZE_LEN {
-            break;
-        }
-        let size = reply::size(bytes)?;
-        if size > objects - at - SIZE_LEN.min(objects - at) {
-            return Err(Malformed);
-        }
-        let object = &bytes[SIZE_LEN..];
-        let front = &object[..object.len().min(size).min(ITEM)];
-        if front.len() < size.min(ITEM) {
-            break;
-        }
-        match reply::key(front) {
-            Ok(name) => client.name(call.token, name),
-            // A key that does not fit there is no name of a file.
-            Err(Malformed) if size > ITEM => {}
-            Err(malformed) => return Err(malformed),
-        }
-        call.skip = SIZE_LEN + size;
-    }
-    if at == objects && call.iterator > 0 && bytes.len() >= call.iterator {
-        if !call.keep_place(&bytes[..call.iterator]) {
-            return Err(Malformed);
-        }
-        at += call.iterator;
-    }
-    Ok(at - begin)
 }
 
 impl<T: Transport<Address = SocketAddr>> Objects for Ramcloud<T> {
