@@ -1,5 +1,10 @@
 //! What goes wrong between client and cluster, and what a host sees of it: nothing, or an honest error.
 
+use dpfs::backend::kv::engine::Token;
+use dpfs::backend::kv::objects::{Client, Cursor, Done, Failure, Objects};
+use dpfs::backend::kv::ramcloud::server::Server;
+use dpfs::mem::Segment;
+use dpfs::sys::time::Instant;
 use dpfs::wire::errno::Errno;
 use dpfs_harness::host::{Host, O_APPEND, O_EXCL, O_RDWR, ROOT};
 use dpfs_harness::{Message, Ticket};
@@ -348,4 +353,46 @@ fn no_answer_of_a_master_does_any_harm() {
         Ok(())
     };
     TestRunner::new(config).run(&payload(), each).unwrap();
+}
+
+/// Take no answers: nothing is asked.
+struct Nobody;
+
+impl Client for Nobody {
+    fn name(&mut self, _: Token, _: &[u8]) {}
+
+    fn place(&mut self, _: Token, _: &Cursor) {}
+
+    fn buffers(&self, _: Token) -> &[Segment] {
+        &[]
+    }
+
+    fn payload(&self, _: Token) -> &[Segment] {
+        &[]
+    }
+
+    fn done(&mut self, _: Token, _: Result<Done, Failure>) {}
+}
+
+#[test]
+fn a_lease_is_renewed_when_a_quarter_of_an_hour_is_left() {
+    const MINUTE: u64 = 60_000_000_000;
+    let cluster = Cluster::start(1);
+    let server = Server::open(&config(cluster.port)).unwrap();
+    let mut engine = server.attach(4).unwrap();
+    let start = Instant::now();
+    let mut renewals_at = |minutes: u64| {
+        for _ in 0..100 {
+            // The clock is the caller's.
+            let now = Instant::now().since(start);
+            engine.poll(start.after(now + minutes * MINUTE), &mut Nobody);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let next = engine.deadline().unwrap().since(start) / MINUTE;
+        (cluster.state().renewals, next)
+    };
+    assert_eq!(renewals_at(0), (1, 15));
+    assert_eq!(renewals_at(14), (1, 15));
+    assert_eq!(renewals_at(16), (2, 31));
+    assert_eq!(renewals_at(60), (3, 75));
 }

@@ -31,6 +31,9 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
                     .and_then(|address| self.find_peer(address, tablet.server, message)),
                 false => None,
             };
+            if tablet.serves && peer.is_none() {
+                crate::log::error!("ramcloud: a master has no address by TCP, or is one too many");
+            }
             // Without a peer it is asked for again.
             if !self.tablets.add(tablet.hashes, peer.unwrap_or(0)) {
                 crate::log::error!("ramcloud: the table has too many tablets");
@@ -58,10 +61,7 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
             let peer = &self.peers[*at as usize];
             peer.address.is_none() || (!is_named(peer) && !self.tablets.names(*at))
         };
-        let Some(at) = masters.clone().find(free) else {
-            crate::log::error!("ramcloud: the table is on too many masters");
-            return None;
-        };
+        let at = masters.clone().find(free)?;
         // Who waits for the one that was there is sent on.
         self.lost(at, None);
         self.peers[at as usize].name(address, server);
