@@ -207,10 +207,17 @@ impl<W> Line<W> {
         self.backoff = BACKOFF.0;
     }
 
-    /// End the connection; it may be made again after a while that grows.
-    pub fn close(&mut self, now: Instant) {
-        self.state = State::Down(now.after(self.backoff));
+    /// End the connection; it may be made again after a while that grows. Of that while a turn through so many servers
+    /// takes all.
+    pub fn close(&mut self, now: Instant, servers: usize) {
+        let wait = self.backoff / servers.max(1) as u64;
+        self.state = State::Down(now.after(wait));
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
+    }
+
+    /// End the connection; it may be made again at once.
+    pub fn restart(&mut self, now: Instant) {
+        self.state = State::Down(now);
     }
 
     /// Send what is collected. Gives the bytes that the connection took: none when it stands not, or takes none now.

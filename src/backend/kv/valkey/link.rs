@@ -5,19 +5,15 @@ use core::fmt;
 use core::net::SocketAddr;
 
 use super::super::engine::Client;
+use super::super::line::{Broken, Line, Tcp, Transport};
 use super::pipeline::{Lost, Pipeline};
 use super::route::{Node, Route, Target};
-use crate::sys::epoll::Epoll;
 use crate::sys::fd::Fd;
-use crate::sys::tcp::{self, Pieces};
+use crate::sys::tcp::Pieces;
 use crate::sys::time::Instant;
 use crate::sys::{self, socket};
 use crate::wire::errno::Errno;
 
-/// First and last wait before a connection is tried again, in nanoseconds; of a turn through all that may be asked.
-const BACKOFF: (u64, u64) = (10_000_000, 1_000_000_000);
-/// Longest time in nanoseconds that making a connection may take.
-const CONNECTING: u64 = 5_000_000_000;
 /// Most bytes of what a server says that are kept.
 const TEXT: usize = 104;
 
@@ -153,24 +149,52 @@ impl From<Lost> for Trouble {
     }
 }
 
-/// Say how a connection stands.
-enum State {
-    /// There is none, until then.
-    Down(Instant),
-    /// It is being made, since then.
-    Connecting(Fd, Instant),
-    /// It stands.
-    Up(Fd),
+impl From<Broken> for Trouble {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Errno(error) => Self::Connection(error),
+            Broken::Ended => Self::Ended,
+            Broken::Silent => Self::Silent,
+        }
+    }
+}
+
+/// TCP, and unix sockets.
+pub struct Sockets(pub Tcp);
+
+impl Transport for Sockets {
+    type Address = Target;
+    type Wire = Fd;
+
+    fn connect(&self, to: &Target) -> sys::Result<Fd> {
+        match to {
+            Target::Tcp(address) => self.0.connect(address),
+            Target::Unix(dir, name) => socket::connect_in(dir.raw(), name),
+        }
+    }
+
+    fn stands(&self, wire: &Fd) -> sys::Result<bool> {
+        self.0.stands(wire)
+    }
+
+    fn send(&self, wire: &Fd, pieces: &mut Pieces<'_>) -> sys::Result<usize> {
+        self.0.send(wire, pieces)
+    }
+
+    fn receive(&self, wire: &Fd, pieces: &mut Pieces<'_>) -> sys::Result<usize> {
+        self.0.receive(wire, pieces)
+    }
+
+    fn bell(&self) -> i32 {
+        self.0.bell()
+    }
 }
 
 /// Hold a connection.
 pub struct Link {
     route: Route,
-    state: State,
-    backoff: u64,
-    epoll: Epoll,
-    /// When something came last, or the connection was made.
-    heard: Instant,
+    sockets: Sockets,
+    line: Line<Fd>,
     /// When it was last looked whether something has come.
     looked: Instant,
 }
@@ -179,25 +203,23 @@ impl Link {
     pub fn new(configured: &'static [Address]) -> sys::Result<Self> {
         Ok(Self {
             route: Route::new(configured),
-            state: State::Down(Instant(0)),
-            backoff: BACKOFF.0,
-            epoll: Epoll::new()?,
-            heard: Instant(0),
+            sockets: Sockets(Tcp::new()?),
+            line: Line::default(),
             looked: Instant(0),
         })
     }
 
     /// Give a descriptor that becomes readable when something comes, whichever connection that is.
     pub fn bell(&self) -> i32 {
-        self.epoll.raw()
+        self.sockets.bell()
     }
 
     pub const fn is_up(&self) -> bool {
-        matches!(self.state, State::Up(_))
+        self.line.is_up()
     }
 
     pub const fn heard(&self) -> Instant {
-        self.heard
+        self.line.heard()
     }
 
     pub const fn looked(&self) -> Instant {
@@ -206,65 +228,31 @@ impl Link {
 
     /// Say when [`Self::connect`] has something to do; nothing when the connection stands.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        match self.state {
-            State::Down(until) => Some(until),
-            State::Connecting(..) => Some(now.after(1_000_000)),
-            State::Up(_) => None,
-        }
+        self.line.deadline(now)
     }
 
     /// Go on making a connection. True when it stands from now on.
     pub fn connect(&mut self, now: Instant) -> Result<bool, Trouble> {
-        match &self.state {
-            State::Up(_) => Ok(false),
-            State::Down(until) if now < *until => Ok(false),
-            State::Down(_) => {
-                let fd = match self.route.target() {
-                    Target::Tcp(address) => tcp::connect(&address, false),
-                    Target::Unix(dir, name) => socket::connect_in(dir.raw(), name),
-                };
-                let fd = fd.map_err(Trouble::Connection)?;
-                self.state = State::Connecting(fd, now);
-                Ok(false)
-            }
-            State::Connecting(fd, since) => match tcp::connected(fd.raw()) {
-                Ok(true) => {
-                    self.epoll.add(fd.raw(), 0).map_err(Trouble::Connection)?;
-                    self.heard = now;
-                    self.state = match core::mem::replace(&mut self.state, State::Down(now)) {
-                        State::Connecting(fd, _) => State::Up(fd),
-                        other => other,
-                    };
-                    Ok(true)
-                }
-                Ok(false) if now.since(*since) > CONNECTING => Err(Trouble::Silent),
-                Ok(false) => Ok(false),
-                Err(error) => Err(Trouble::Connection(error)),
-            },
-        }
+        let target = self.route.target();
+        Ok(self.line.connect(&self.sockets, &target, now)?)
     }
 
     /// Note that the server is of use: should the connection break, the next is tried soon.
     pub const fn proven(&mut self) {
-        self.backoff = BACKOFF.0;
+        self.line.proven();
     }
 
     /// End the connection, and make one to the next server after a while that grows.
     pub fn close(&mut self, now: Instant) {
-        self.wait(now);
+        self.line.close(now, self.route.len());
         self.route.next();
-    }
-
-    fn wait(&mut self, now: Instant) {
-        self.state = State::Down(now.after(self.backoff / self.route.len() as u64));
-        self.backoff = (self.backoff * 2).min(BACKOFF.1);
     }
 
     /// End the connection, and make one to the node that was named.
     pub fn follow(&mut self, now: Instant, node: Node) {
         match self.route.moved(node) {
-            true => self.state = State::Down(now),
-            false => self.wait(now),
+            true => self.line.restart(now),
+            false => self.line.close(now, self.route.len()),
         }
     }
 
@@ -280,22 +268,18 @@ impl Link {
 
     /// Send what there is to send, as much as the connection takes. True when it took something.
     pub fn send(&mut self, pipe: &mut Pipeline, client: &dyn Client) -> Result<bool, Trouble> {
-        let State::Up(fd) = &self.state else {
-            return Ok(false);
-        };
         let mut any = false;
         loop {
             let mut pieces = Pieces::default();
             pipe.outgoing(&mut pieces, client);
-            if pieces.is_empty() {
+            let bytes = match pieces.is_empty() {
+                true => 0,
+                false => self.line.send(&self.sockets, &mut pieces)?,
+            };
+            if bytes == 0 {
                 return Ok(any);
             }
-            match pieces.send(fd.raw()) {
-                Ok(bytes) => pipe.sent(bytes),
-                Err(Errno::EAGAIN) => return Ok(any),
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(Trouble::Connection(error)),
-            }
+            pipe.sent(bytes);
             any = true;
         }
     }
@@ -307,21 +291,11 @@ impl Link {
         pipe: &mut Pipeline,
         client: &dyn Client,
     ) -> Result<Option<(usize, bool)>, Trouble> {
-        let State::Up(fd) = &self.state else {
-            return Ok(None);
-        };
         self.looked = now;
         let mut pieces = Pieces::default();
         pipe.room(&mut pieces, client);
         let room = pieces.len();
-        match pieces.receive(fd.raw()) {
-            Ok(0) => Err(Trouble::Ended),
-            Ok(bytes) => {
-                self.heard = now;
-                Ok(Some((bytes, bytes == room)))
-            }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
-            Err(error) => Err(Trouble::Connection(error)),
-        }
+        let bytes = self.line.receive(&self.sockets, &mut pieces, now)?;
+        Ok((bytes > 0).then_some((bytes, bytes == room)))
     }
 }

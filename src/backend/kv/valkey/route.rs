@@ -25,11 +25,33 @@ pub struct Node {
 }
 
 /// Say who is asked.
+#[derive(Clone, Copy, Debug)]
 pub enum Target {
     /// Who listens at a TCP port.
     Tcp(SocketAddr),
     /// Who listens at a socket in a folder.
     Unix(&'static Fd, &'static CStr),
+}
+
+impl From<&'static Address> for Target {
+    fn from(address: &'static Address) -> Self {
+        match address {
+            Address::Tcp(address) => Self::Tcp(*address),
+            Address::Unix { dir, name } => Self::Unix(dir, name),
+        }
+    }
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(other)) => one == other,
+            (Self::Unix(dir, name), Self::Unix(other, other_name)) => {
+                dir.raw() == other.raw() && name == other_name
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Hold who may be asked, and who is.
@@ -62,10 +84,7 @@ impl Route {
         if let Some(node) = self.nodes.get(self.at) {
             return Target::Tcp(*node);
         }
-        match &self.configured[self.at - self.nodes.len()] {
-            Address::Tcp(address) => Target::Tcp(*address),
-            Address::Unix { dir, name } => Target::Unix(dir, name),
-        }
+        (&self.configured[self.at - self.nodes.len()]).into()
     }
 
     fn here(&self) -> Option<SocketAddr> {

@@ -73,7 +73,7 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
         let peer = &mut self.peers[which as usize];
         let had_work = !peer.is_idle();
         peer.reset();
-        peer.line.close(self.now);
+        peer.line.close(self.now, 1);
         for (handle, call) in self.calls.iter_mut() {
             if call.peer == Some(which) {
                 call.peer = None;

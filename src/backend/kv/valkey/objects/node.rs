@@ -1,85 +1,21 @@
 //! One node: what is said before it serves, what is to be sent to it, and what comes from it.
 
-use core::ffi::CStr;
-use core::net::SocketAddr;
-
-use super::super::super::line::{Broken, Line, Tcp, Transport};
+use super::super::super::line::Line;
 use super::super::connection::{Settings, evicts, hello, introduce, waits_for_disk};
-use super::super::link::{Address, Trouble};
+use super::super::link::{Sockets, Text, Trouble};
 use super::super::pipeline::whole;
 use super::super::request::Durability;
+use super::super::route::Target;
 use crate::mem::{Arena, OutOfMemory, RingBuffer};
 use crate::sys::fd::Fd;
 use crate::sys::tcp::Pieces;
 use crate::sys::time::Instant;
-use crate::sys::{self, socket};
 use crate::wire::resp::{Encoder, Item, Malformed, Reader};
 
 /// Bytes that have come and are not understood. Every reply but content and names is held whole.
 pub const BUFFER: usize = 128 << 10;
 /// Bytes of what is asked before calls are sent: user and password at most.
 const ASK: usize = 1 << 10;
-
-/// Name a node.
-#[derive(Clone, Copy, Debug)]
-pub enum Target {
-    /// At a TCP port.
-    Tcp(SocketAddr),
-    /// At a unix socket in a folder.
-    Unix(&'static Fd, &'static CStr),
-}
-
-impl From<&'static Address> for Target {
-    fn from(address: &'static Address) -> Self {
-        match address {
-            Address::Tcp(address) => Self::Tcp(*address),
-            Address::Unix { dir, name } => Self::Unix(dir, name),
-        }
-    }
-}
-
-impl PartialEq for Target {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Tcp(one), Self::Tcp(other)) => one == other,
-            (Self::Unix(dir, name), Self::Unix(other, other_name)) => {
-                dir.raw() == other.raw() && name == other_name
-            }
-            _ => false,
-        }
-    }
-}
-
-/// TCP, and unix sockets.
-pub struct Sockets(pub Tcp);
-
-impl Transport for Sockets {
-    type Address = Target;
-    type Wire = Fd;
-
-    fn connect(&self, to: &Target) -> sys::Result<Fd> {
-        match to {
-            Target::Tcp(address) => self.0.connect(address),
-            Target::Unix(dir, name) => socket::connect_in(dir.raw(), name),
-        }
-    }
-
-    fn stands(&self, wire: &Fd) -> sys::Result<bool> {
-        self.0.stands(wire)
-    }
-
-    fn send(&self, wire: &Fd, pieces: &mut Pieces<'_>) -> sys::Result<usize> {
-        self.0.send(wire, pieces)
-    }
-
-    fn receive(&self, wire: &Fd, pieces: &mut Pieces<'_>) -> sys::Result<usize> {
-        self.0.receive(wire, pieces)
-    }
-
-    fn bell(&self) -> i32 {
-        self.0.bell()
-    }
-}
 
 /// What is waited for before calls are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +58,7 @@ pub struct Node {
     /// It is a node of a cluster.
     pub cluster: bool,
     /// Name and version of the server.
-    pub server: super::super::link::Text,
+    pub server: Text,
 }
 
 impl Node {
@@ -146,7 +82,7 @@ impl Node {
             wanted: false,
             dirty: false,
             cluster: false,
-            server: super::super::link::Text::new(),
+            server: Text::new(),
         })
     }
 
@@ -301,15 +237,5 @@ impl Node {
     /// Note that so many bytes of that were understood.
     pub const fn understood(&mut self, bytes: usize) {
         self.start += bytes;
-    }
-}
-
-impl From<Broken> for Trouble {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Errno(error) => Self::Connection(error),
-            Broken::Ended => Self::Ended,
-            Broken::Silent => Self::Silent,
-        }
     }
 }

@@ -4,8 +4,8 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::super::super::link::Trouble;
 use super::super::super::pipeline::whole;
+use super::super::super::route::Target;
 use super::super::ask::{Call, Job};
-use super::super::node::Target;
 use super::super::slots::ranges;
 use super::{LOOK, NODES, Strings};
 use crate::backend::kv::objects::{Client, Failure};
@@ -85,7 +85,7 @@ impl Strings {
         let node = &mut self.nodes[which as usize];
         self.doubt |= node.dirty && self.settings.durability.is_some();
         node.reset();
-        node.line.close(self.now);
+        node.line.close(self.now, 1);
         node.wanted = !self.known;
         if !self.cluster {
             // Another of those that are configured may serve instead.
