@@ -16,6 +16,8 @@
 //! of functions where that is missing or old. A server that does not have the volume that was opened, or another of the
 //! same name, is not used: its data went, and what is still on its way must not make half of a new one.
 //!
+//! The flat layout has an engine of its own, for its keys lie where a cluster puts them: [`objects`].
+//!
 //! # A cluster
 //! All of a volume is in one hash slot, that of its name: one node serves it, and volumes spread over the nodes. Any
 //! node says which one it is, so there is no map of slots ([`route`]). When that node does not answer, its replicas are
