@@ -364,3 +364,19 @@ fn sync_waits_and_tells_of_a_connection_that_was_lost_once() {
     let why = why.err().unwrap();
     assert!(why.contains("appendfsync everysec"), "{why}");
 }
+
+#[test]
+fn who_cannot_be_served_is_told_why() {
+    let why = |place: &Place| Keys::open(&config(place, "")).err().unwrap();
+    let secret = Server::start(KINDS[0], &["--requirepass", "secret"]);
+    assert!(why(&secret.place()).contains("NOAUTH"));
+    let evicts = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+    let evicts = Server::start(KINDS[0], &evicts);
+    assert!(why(&evicts.place()).contains("throws keys away"));
+    // A node that nobody has given any slot.
+    let alone = Server::start(KINDS[0], &["--cluster-enabled", "yes"]);
+    assert!(why(&alone.place()).contains("nobody for the volume's slot"));
+    let place = alone.place();
+    drop(alone);
+    assert!(why(&place).contains("no connection"));
+}

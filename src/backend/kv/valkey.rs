@@ -21,6 +21,8 @@
 //! the bytes on their way through Lua 3 us, its two other calls of the server 2 us, and what is decided in Lua 4 us. So
 //! the function of a WRITE reads the client's record and the inode with one MGET, and writes both with one MSET.
 //!
+//! The flat layout has an engine of its own, for its keys lie where a cluster puts them: [`objects`].
+//!
 //! # A cluster
 //! All of a volume is in one hash slot, that of its name: one node serves it, and volumes spread over the nodes. Any
 //! node says which one it is, so there is no map of slots ([`route`]). When that node does not answer, its replicas are

@@ -70,6 +70,10 @@ impl Strings {
             self.slots.set(first, last, node);
             self.known = true;
         }
+        if !self.known {
+            self.map_wanted = true;
+            self.trouble.get_or_insert(Trouble::Unserved);
+        }
         Ok(())
     }
 
