@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant as Clock};
 
+use dpfs::sys::time::Instant;
 use dpfs::virtq::driver::Buffer;
 use dpfs::wire::fuse::Opcode;
 
@@ -146,7 +147,7 @@ impl Bench {
             if added {
                 self.driver.publish();
             }
-            super::dpfs_bench_serve(&mut self.worker);
+            super::dpfs_bench_serve(&mut self.worker, Instant::now());
             while let Some(used) = self.driver.reap() {
                 assert!(used.written >= 16);
                 let (slot, since) = heads[usize::from(used.head)].take().expect("its own");
