@@ -298,7 +298,10 @@ fn main() {
         write("nfs_reply", &number.to_string(), &bytes(line));
     }
     let recorded = include_str!("../../ramcloud/frames.txt").lines();
-    for (number, line) in recorded.filter_map(|line| line.strip_prefix("< ")).enumerate() {
+    for (number, line) in recorded
+        .filter_map(|line| line.strip_prefix("< "))
+        .enumerate()
+    {
         write("ramcloud_reply", &number.to_string(), &bytes(line));
     }
     boot_stream();
