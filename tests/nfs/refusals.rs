@@ -184,13 +184,13 @@ fn a_refusal_is_an_error_of_the_host_and_of_one_call_only() {
     let things = things(&mut host);
     let expected = [
         (op::LOOKUP, Status::ERR_ACCESS, Errno::EACCES),
-        (op::LOOKUP, Status::ERR_MOVED, Errno::EIO),
+        (op::LOOKUP, Status::ERR_MOVED, Errno::EREMOTE),
         (op::LOOKUP, Status::ERR_WRONGSEC, Errno::EPERM),
         (op::LOOKUP, Status::ERR_SYMLINK, Errno::ELOOP),
         (op::PUTFH, Status::ERR_STALE, Errno::ESTALE),
         (op::PUTFH, Status::ERR_FHEXPIRED, Errno::ESTALE),
         (op::PUTFH, Status::ERR_BADHANDLE, Errno::ESTALE),
-        (op::PUTFH, Status::ERR_MOVED, Errno::EIO),
+        (op::PUTFH, Status::ERR_MOVED, Errno::EREMOTE),
         (op::GETATTR, Status::ERR_STALE, Errno::ESTALE),
         (op::GETATTR, Status::ERR_SERVERFAULT, Errno::EIO),
         // NFS4ERR_RESOURCE, which is of NFSv4.0 only.
