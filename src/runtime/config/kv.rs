@@ -371,7 +371,6 @@ mod tests {
     fn valkey(keys: &str) -> Valkey {
         match with(keys).unwrap().engine {
             KvEngine::Valkey(valkey) => valkey,
-            #[cfg(feature = "kv-embedded")]
             other => panic!("{other:?}"),
         }
     }
