@@ -34,7 +34,7 @@ impl DerefMut for Mounted {
 
 /// Hold a server, and the host that mounted its export.
 pub struct Host {
-    mounted: Mounted,
+    pub mounted: Mounted,
     pub server: Ganesha,
 }
 

@@ -366,3 +366,29 @@ fn a_server_that_is_gone_or_silent_is_not_waited_for_at_the_end() {
     host.idle(100);
     assert!(leaves(&mut host));
 }
+
+#[test]
+fn an_exclusive_creation_whose_answer_went_with_the_server_is_its_own() {
+    let mut host = Host::new();
+    let (server, mounted) = (&mut host.server, &mut host.mounted);
+    let (relay, client) = (&mounted.relay, &mut mounted.host);
+    relay.lose_next_answer();
+    let created = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !relay.lost() {
+                std::thread::yield_now();
+            }
+            server.restart();
+        });
+        client.create(ROOT, "f", O_RDWR | O_EXCL, 0o640)
+    });
+    let (file, fh) = created.unwrap();
+    assert_eq!(file.attr.mode & 0o7777, 0o640);
+    assert_eq!(host.write(file.nodeid, fh, 0, b"content"), Ok(7));
+    host.fsync(file.nodeid, fh).unwrap();
+    let again = host.create(ROOT, "f", O_RDWR | O_EXCL, 0o640);
+    assert_eq!(again.err(), Some(Errno::EEXIST));
+    // The verifier, which the server kept in them, is no time of the file.
+    let age = std::fs::metadata(host.server.path("f")).unwrap().accessed();
+    assert!(age.unwrap().elapsed().unwrap() < std::time::Duration::from_secs(3600));
+}

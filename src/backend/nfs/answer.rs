@@ -344,7 +344,11 @@ impl Nfs {
             Op::Open(_, opening) => {
                 let (mut opening, user) = (*opening, task.user);
                 let attr = match opened(volume, user, &mut results, &mut opening, false) {
-                    Ok(attr) => attr,
+                    Ok(Some(attr)) => attr,
+                    Ok(None) => {
+                        self.open_on(handle, opening);
+                        return Ok(());
+                    }
                     Err(trouble) => return self.half_open(handle, opening, trouble),
                 };
                 let stateid = opening.state.unwrap_or_default();
@@ -363,7 +367,11 @@ impl Nfs {
             Op::Create(_, opening) => {
                 let (mut opening, user) = (*opening, task.user);
                 let attr = match opened(volume, user, &mut results, &mut opening, true) {
-                    Ok(attr) => attr,
+                    Ok(Some(attr)) => attr,
+                    Ok(None) => {
+                        self.open_on(handle, opening);
+                        return Ok(());
+                    }
                     Err(trouble) => return self.half_open(handle, opening, trouble),
                 };
                 let (made, stateid) = (opening.handle, opening.state.unwrap_or_default());

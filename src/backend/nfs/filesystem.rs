@@ -544,11 +544,6 @@ impl FileSystem for Nfs {
             sets: exclusive,
             state: None,
         };
-        let with = if exclusive {
-            With::Current
-        } else {
-            With::Nothing
-        };
         let user = self.caller(&rq.caller, how.group);
         let set = Settable {
             mode: Some(how.mode & 0o7777),
@@ -568,18 +563,25 @@ impl FileSystem for Nfs {
         } else {
             nfs4::Created::Unchecked(&set)
         };
-        self.start(Op::Create(reply, opening), user, None, with, |call| {
-            let claim = OpenClaim::Name(name.bytes());
-            let mut call = call
-                .sequence(true)
-                .putfh(&dir)
-                .open(0, &open, &created, &claim)
-                .getfh();
-            if exclusive {
-                call = call.setattr(&FRESH);
-            }
-            call.getattr(&AttrRequest::STAT)
-        });
+        self.start(
+            Op::Create(reply, opening),
+            user,
+            None,
+            With::Nothing,
+            |call| {
+                let claim = OpenClaim::Name(name.bytes());
+                let call = call
+                    .sequence(true)
+                    .putfh(&dir)
+                    .open(0, &open, &created, &claim)
+                    .getfh();
+                if exclusive {
+                    call
+                } else {
+                    call.getattr(&AttrRequest::STAT)
+                }
+            },
+        );
     }
 
     fn read(

@@ -2,6 +2,9 @@
 //!
 //! To send such a call again would make or open a second time (`EEXIST` for a name that we made ourselves), so the task
 //! goes on with the rest alone.
+//!
+//! An exclusive creation is always done in two: the server keeps the verifier, by which it knows the call when it is sent
+//! again after a restart, in the file's times, so these are set only when the answer is here.
 
 use crate::mem::Handle as TaskId;
 use crate::wire::nfs4::{AttrRequest, Class, FileAttr, Results, op};
@@ -21,14 +24,14 @@ impl Trouble {
 }
 
 /// Read OPEN, or what is left of it, to the file's attributes; `names` when it named the file in a directory. Notes in
-/// `opening` what was opened.
+/// `opening` what was opened. Without attributes, the rest is still to be asked for: [`Nfs::open_on`].
 pub(super) fn opened<'a>(
     volume: &NfsVolume,
     user: Credentials,
     results: &mut Results<'a>,
     opening: &mut Opening,
     names: bool,
-) -> Result<FileAttr<'a>, Trouble> {
+) -> Result<Option<FileAttr<'a>>, Trouble> {
     ok(results.step(op::PUTFH))?;
     if opening.state.is_none() {
         let open = ok(results.open())?;
@@ -37,11 +40,13 @@ pub(super) fn opened<'a>(
         }
         opening.state = Some(open.stateid);
         volume.give_back(&open, &opening.handle, user);
-    }
-    if opening.sets {
+        if opening.sets {
+            return Ok(None);
+        }
+    } else if opening.sets {
         ok(results.setattr())?;
     }
-    ok(results.getattr())
+    ok(results.getattr()).map(Some)
 }
 
 impl Nfs {
@@ -55,7 +60,9 @@ impl Nfs {
         let (Some(state), Some(task)) = (opening.state, self.tasks.get_mut(handle)) else {
             return Err(trouble);
         };
-        if task.with == With::This(state) {
+        if let Op::Open(_, noted) | Op::Create(_, noted) = &task.op
+            && noted.state.is_some()
+        {
             // The rest is what was sent: it is sent again, or the task fails and leaves what is open.
             return Err(trouble);
         }
@@ -65,10 +72,28 @@ impl Nfs {
                 .leave(Leftover::Open(opening.handle, state, user));
             return Err(trouble);
         }
+        if self.build_rest(handle, opening) {
+            self.delay(handle);
+        }
+        Ok(())
+    }
+
+    /// A file was made exclusively: go on with its times.
+    pub(super) fn open_on(&mut self, handle: TaskId, opening: Opening) {
+        if self.build_rest(handle, opening) {
+            self.make_ready(handle);
+        }
+    }
+
+    /// Write the call of what is left when a file is open. It names no state, which a restart of the server would end.
+    fn build_rest(&mut self, handle: TaskId, opening: Opening) -> bool {
+        let Some(task) = self.tasks.get_mut(handle) else {
+            return false;
+        };
         if let Op::Open(_, noted) | Op::Create(_, noted) = &mut task.op {
             *noted = opening;
         }
-        let built = self.build(handle, With::This(state), 0, |call| {
+        self.build(handle, With::Nothing, 0, |call| {
             let call = call.sequence(true).putfh(&opening.handle);
             let call = if opening.sets {
                 call.setattr(&FRESH)
@@ -76,11 +101,7 @@ impl Nfs {
                 call
             };
             call.getattr(&AttrRequest::STAT)
-        });
-        if built {
-            self.delay(handle);
-        }
-        Ok(())
+        })
     }
 
     /// Something was made, or got one more name, and then something failed: look it up later.

@@ -30,7 +30,7 @@ pub struct Opening {
     pub access: u32,
     /// Number of the opener.
     pub owner: u64,
-    /// The creation is exclusive: the compound has a SETATTR.
+    /// The creation is exclusive: the times are set by a call of its own.
     pub sets: bool,
     /// What was opened, while the rest of the compound is still to be done; `handle` is then the file's.
     pub state: Option<StateId>,
