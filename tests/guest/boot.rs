@@ -88,10 +88,9 @@ impl Guest {
         console
     }
 
-    /// Boot and run a job beside the test.
+    /// Boot and run a job beside the test; its console goes to the test's own output.
     pub fn spawn(self, daemon: &Daemon, job: &str, arguments: &[&str]) -> Child {
         self.command(daemon, job, arguments)
-            .stdout(Stdio::null())
             .spawn()
             .expect("the rig boots")
     }
