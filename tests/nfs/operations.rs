@@ -22,6 +22,12 @@ fn each_operation_is_one_round_trip() {
     let mut host = Host::new();
     let (calls, (file, fh)) = host.calls_of(|host| host.create(ROOT, "f", O_RDWR, 0o644).unwrap());
     assert_eq!(calls, 1, "CREATE");
+    // The file's times hold what tells the creation's repetition from another's.
+    let (calls, (own, own_fh)) =
+        host.calls_of(|host| host.create(ROOT, "own", O_RDWR | O_EXCL, 0o600).unwrap());
+    assert_eq!(calls, 2, "exclusive CREATE");
+    host.release(own.nodeid, own_fh).unwrap();
+    host.unlink(ROOT, "own").unwrap();
     let node = file.nodeid;
     let mut one = |what: &str, act: &mut dyn FnMut(&mut Mounted)| {
         let (calls, ()) = host.calls_of(|host| act(host));

@@ -82,7 +82,7 @@ impl<S: Store> Volume for Served<S> {
 }
 
 /// Give a number that a host cannot guess. Without randomness it could slow its own lookups down, no more.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     let mut bytes = [0; 8];
     let _ = file::random(&mut bytes);
     u64::from_ne_bytes(bytes)

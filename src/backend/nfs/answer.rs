@@ -11,7 +11,6 @@ use crate::wire::nfs4::{
 };
 use crate::wire::xdr::{Malformed, Result as Decoded};
 
-use super::halfway::opened;
 use super::instance::{Nfs, free_file};
 use super::meta::{RenamePart, remove_call, rename_call};
 use super::op::{Op, Opening, Stage, Step, With};
@@ -341,15 +340,10 @@ impl Nfs {
                     self.commit_oldest();
                 }
             }
-            Op::Open(_, opening) => {
-                let (mut opening, user) = (*opening, task.user);
-                let attr = match opened(volume, user, &mut results, &mut opening, false) {
-                    Ok(Some(attr)) => attr,
-                    Ok(None) => {
-                        self.open_on(handle, opening);
-                        return Ok(());
-                    }
-                    Err(trouble) => return self.half_open(handle, opening, trouble),
+            Op::Open(..) => {
+                let user = task.user;
+                let Some((opening, attr)) = self.take_open(handle, &mut results)? else {
+                    return Ok(());
                 };
                 let stateid = opening.state.unwrap_or_default();
                 if let Op::Open(reply, _) = self.finish(handle) {
@@ -364,15 +358,10 @@ impl Nfs {
                     }
                 }
             }
-            Op::Create(_, opening) => {
-                let (mut opening, user) = (*opening, task.user);
-                let attr = match opened(volume, user, &mut results, &mut opening, true) {
-                    Ok(Some(attr)) => attr,
-                    Ok(None) => {
-                        self.open_on(handle, opening);
-                        return Ok(());
-                    }
-                    Err(trouble) => return self.half_open(handle, opening, trouble),
+            Op::Create(..) => {
+                let user = task.user;
+                let Some((opening, attr)) = self.take_open(handle, &mut results)? else {
+                    return Ok(());
                 };
                 let (made, stateid) = (opening.handle, opening.state.unwrap_or_default());
                 if let Op::Create(reply, _) = self.finish(handle) {

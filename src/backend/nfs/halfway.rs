@@ -24,8 +24,8 @@ impl Trouble {
 }
 
 /// Read OPEN, or what is left of it, to the file's attributes; `names` when it named the file in a directory. Notes in
-/// `opening` what was opened. Without attributes, the rest is still to be asked for: [`Nfs::open_on`].
-pub(super) fn opened<'a>(
+/// `opening` what was opened. Without attributes, the rest is still to be asked for.
+fn opened<'a>(
     volume: &NfsVolume,
     user: Credentials,
     results: &mut Results<'a>,
@@ -50,8 +50,36 @@ pub(super) fn opened<'a>(
 }
 
 impl Nfs {
+    /// Read the answer to a task's OPEN, or to what was left of it: what was opened, and its attributes. `None` when the
+    /// task goes on with the rest.
+    pub(super) fn take_open<'a>(
+        &mut self,
+        handle: TaskId,
+        results: &mut Results<'a>,
+    ) -> Result<Option<(Opening, FileAttr<'a>)>, Trouble> {
+        let Some(task) = self.tasks.get(handle) else {
+            return Ok(None);
+        };
+        let (Op::Open(_, noted) | Op::Create(_, noted)) = &task.op else {
+            return Ok(None);
+        };
+        let mut opening = *noted;
+        let names = matches!(task.op, Op::Create(..));
+        match opened(self.volume, task.user, results, &mut opening, names) {
+            Ok(Some(attr)) => return Ok(Some((opening, attr))),
+            // A file was made exclusively, and has no times yet.
+            Ok(None) => {
+                if self.build_rest(handle, opening) {
+                    self.make_ready(handle);
+                }
+            }
+            Err(trouble) => self.half_open(handle, opening, trouble)?,
+        }
+        Ok(None)
+    }
+
     /// A file was opened, and then something failed: go on with the rest later, or have the file closed.
-    pub(super) fn half_open(
+    fn half_open(
         &mut self,
         handle: TaskId,
         opening: Opening,
@@ -76,13 +104,6 @@ impl Nfs {
             self.delay(handle);
         }
         Ok(())
-    }
-
-    /// A file was made exclusively: go on with its times.
-    pub(super) fn open_on(&mut self, handle: TaskId, opening: Opening) {
-        if self.build_rest(handle, opening) {
-            self.make_ready(handle);
-        }
     }
 
     /// Write the call of what is left when a file is open. It names no state, which a restart of the server would end.

@@ -2,7 +2,8 @@
 //!
 //! A holder's calls go one after another, so that what is noted here is what the server has. Which call it is, is
 //! written when it is sent: an owner's first lock opens the file and locks in one compound, where the server's LOCK takes
-//! the open of the same compound (Linux' server does not), its last unlock closes it in the same one. A lock that must wait is asked for again, after a while that grows, or when something was unlocked.
+//! the open of the same compound (Linux' server does not), its last unlock closes it in the same one. A lock that must
+//! wait is asked for again, after a while that grows, or when something was unlocked.
 
 use core::sync::atomic::Ordering;
 

@@ -239,12 +239,11 @@ fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
         "cache",
         "timeout",
         "durability",
-        "volume",
     ];
     match shape {
-        Shape::Tree => only_tree(section, &keys),
+        Shape::Tree => only_tree(section, &[&keys[..], &["volume"]].concat()),
         // All keys of the server are files: no volume.
-        Shape::Flat => only_flat(section, &keys[..6]),
+        Shape::Flat => only_flat(section, &keys),
     }
     let places = section
         .need("address", ADDRESS)

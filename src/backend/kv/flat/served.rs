@@ -7,9 +7,10 @@ use std::string::{String, ToString};
 use super::super::objects::Objects;
 use super::super::ramcloud::Ramcloud;
 use super::super::ramcloud::server as ramcloud;
+use super::super::served::random;
 use super::{Flat, FlatVolume, Look};
 use crate::fuse::Volume;
-use crate::sys::{file, map};
+use crate::sys::map;
 
 /// Give each core an engine: a store that is open.
 pub trait Source: Send + Sync + 'static {
@@ -45,10 +46,7 @@ impl<S: Source> Served<S> {
     pub fn new(source: S, nodes: u32, look: Look) -> Result<Self, String> {
         let arena =
             map::reserve(FlatVolume::footprint(nodes)).map_err(|error| error.to_string())?;
-        let mut seed = [0; 8];
-        // Without randomness a host could slow its own lookups down, no more.
-        let _ = file::random(&mut seed);
-        let volume = FlatVolume::new(&arena, nodes, u64::from_ne_bytes(seed), look)
+        let volume = FlatVolume::new(&arena, nodes, random(), look)
             .map_err(|_| "no memory for the names".to_string())?;
         Ok(Self { source, volume })
     }
