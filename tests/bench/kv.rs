@@ -4,7 +4,6 @@ use std::time::Instant as Clock;
 
 use dpfs::backend::kv::embedded;
 use dpfs::backend::kv::served::{Config, EmbeddedVolume};
-use dpfs::sys::time::Instant;
 use dpfs::virtq::driver::Buffer;
 use dpfs::wire::fuse::{CreateIn, EntryOut, Opcode, ROOT_ID, ReadIn, WriteIn};
 use zerocopy::{FromBytes, IntoBytes};
@@ -36,7 +35,7 @@ impl Bench {
         self.driver.publish();
         let mut left = chains.len();
         while left > 0 {
-            super::dpfs_bench_serve(&mut self.worker, Instant::now());
+            self.round();
             while let Some(used) = self.driver.reap() {
                 assert!(used.written >= 16);
                 left -= 1;

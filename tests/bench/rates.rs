@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant as Clock};
 
-use dpfs::sys::time::Instant;
 use dpfs::virtq::driver::Buffer;
 use dpfs::wire::fuse::Opcode;
 
@@ -147,7 +146,7 @@ impl Bench {
             if added {
                 self.driver.publish();
             }
-            super::dpfs_bench_serve(&mut self.worker, Instant::now());
+            self.round();
             while let Some(used) = self.driver.reap() {
                 assert!(used.written >= 16);
                 let (slot, since) = heads[usize::from(used.head)].take().expect("its own");
