@@ -11,3 +11,5 @@ pub mod local;
 #[cfg(feature = "nfs")]
 pub mod nfs;
 pub mod null;
+#[cfg(all(feature = "std", any(feature = "kv", feature = "nfs")))]
+pub mod tls;

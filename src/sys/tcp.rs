@@ -254,6 +254,49 @@ impl<'a> Pieces<'a> {
         check_size(unsafe { libc::recvmsg(fd, &mut message, libc::MSG_DONTWAIT) })
     }
 
+    /// Copy what is collected, from byte `from` of it on, as much as there is room for. Gives the bytes.
+    #[cfg(feature = "tls")]
+    pub fn gather(&self, from: usize, to: &mut [u8]) -> usize {
+        self.walk(from, to.len(), |base, at, count| {
+            let to = &mut to[at..at + count];
+            // SAFETY: the piece is memory that may be read (see `send`), and `to` is a slice that nothing else covers.
+            unsafe { core::ptr::copy_nonoverlapping(base, to.as_mut_ptr(), count) };
+        })
+    }
+
+    /// Copy `bytes` into what is collected, from byte `from` of it on, as many as there is room for. Gives the bytes.
+    #[cfg(feature = "tls")]
+    pub fn fill(&mut self, from: usize, bytes: &[u8]) -> usize {
+        self.walk(from, bytes.len(), |base, at, count| {
+            let bytes = &bytes[at..at + count];
+            // SAFETY: the piece is memory that may be written (see `receive`), and `bytes` is a slice beside it.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), base, count) };
+        })
+    }
+
+    /// Go through at most `most` bytes from byte `from` on: where they are, how many were before, how many there are.
+    #[cfg(feature = "tls")]
+    fn walk(&self, from: usize, most: usize, mut each: impl FnMut(*mut u8, usize, usize)) -> usize {
+        let (mut skip, mut at) = (from, 0);
+        for piece in &self.pieces[..self.count] {
+            // SAFETY: the first `count` pieces were written.
+            let piece = unsafe { piece.assume_init_ref() };
+            if skip >= piece.iov_len {
+                skip -= piece.iov_len;
+                continue;
+            }
+            let count = (piece.iov_len - skip).min(most - at);
+            if count == 0 {
+                break;
+            }
+            // SAFETY: `skip` lies inside the piece.
+            each(unsafe { piece.iov_base.cast::<u8>().add(skip) }, at, count);
+            at += count;
+            skip = 0;
+        }
+        at
+    }
+
     fn message(&mut self) -> libc::msghdr {
         // SAFETY: all zero is a message without address and control data.
         let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
@@ -292,6 +335,35 @@ mod tests {
         assert!(pieces.room(&mut first) && pieces.room(&mut second));
         while pieces.receive(here.raw()) == Err(Errno::EAGAIN) {}
         assert_eq!((&first, &second[..6]), (b"0123", &b"456789"[..]));
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn pieces_are_copied_from_anywhere_and_to_anywhere() {
+        let mut page = *b"0123456789";
+        // SAFETY: the memory outlives the segment, and nobody else looks at it.
+        let segment = [unsafe { Segment::new(page.as_mut_ptr(), page.len()) }];
+        let mut pieces = Pieces::default();
+        pieces.bytes(b"abc");
+        pieces.segments(&segment, 1, 5);
+        pieces.bytes(b"de");
+        let all = b"abc12345de";
+        for from in 0..=all.len() {
+            for room in 0..12 {
+                let mut to = [b'-'; 12];
+                let count = room.min(all.len() - from);
+                assert_eq!(pieces.gather(from, &mut to[..room]), count);
+                assert_eq!(to[..count], all[from..from + count]);
+                assert!(to[count..].iter().all(|byte| *byte == b'-'));
+            }
+        }
+        assert_eq!(pieces.gather(11, &mut [0; 4]), 0);
+        let (mut first, mut second) = ([0; 3], [0; 4]);
+        let mut pieces = Pieces::default();
+        assert!(pieces.room(&mut first) && pieces.room(&mut second));
+        assert_eq!(pieces.fill(2, b"xyz"), 3);
+        assert_eq!(pieces.fill(5, b"123"), 2, "what there is room for");
+        assert_eq!((first, second), ([0, 0, b'x'], *b"yz12"));
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub fn config<'a>(place: &'a Place, volume: &'a str) -> Config<'a> {
         chunk: CHUNK,
         timeout: 30_000_000_000,
         durability: None,
+        tls: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A connection to one server: made without waiting, lost, and made again after a while that grows.
 //!
-//! What carries the bytes is a [`Transport`]: TCP today. Who uses a line sends what it has and receives into its own
-//! memory; a line knows no protocol.
+//! What carries the bytes is a [`Transport`]: TCP, and what stands upon it. Who uses a line sends what it has and receives
+//! into its own memory; a line knows no protocol.
 
 use core::net::SocketAddr;
 
@@ -30,25 +30,35 @@ pub trait Transport {
     ///
     /// # Errors
     /// Why it cannot be.
-    fn connect(&self, to: &Self::Address) -> sys::Result<Self::Wire>;
+    fn connect(&self, to: &Self::Address) -> Result<Self::Wire, Broken>;
 
     /// Tell whether a connection stands, and have the bell ring for it from then on.
     ///
     /// # Errors
     /// Why it could not be made.
-    fn stands(&self, wire: &Self::Wire) -> sys::Result<bool>;
+    fn stands(&self, wire: &mut Self::Wire) -> Result<bool, Broken>;
+
+    /// Say what it means that making a connection takes too long.
+    fn silent(&self, _wire: &Self::Wire) -> Broken {
+        Broken::Silent
+    }
 
     /// Send what is collected, as much as the connection takes now.
     ///
     /// # Errors
     /// `EAGAIN` when it takes nothing; why it broke.
-    fn send(&self, wire: &Self::Wire, pieces: &mut Pieces<'_>) -> sys::Result<usize>;
+    fn send(&self, wire: &mut Self::Wire, pieces: &mut Pieces<'_>) -> Result<usize, Broken>;
 
     /// Receive what has come. Zero: the server ended the connection.
     ///
     /// # Errors
     /// `EAGAIN` when nothing has; why it broke.
-    fn receive(&self, wire: &Self::Wire, pieces: &mut Pieces<'_>) -> sys::Result<usize>;
+    fn receive(&self, wire: &mut Self::Wire, pieces: &mut Pieces<'_>) -> Result<usize, Broken>;
+
+    /// Tell whether some of what a connection took is still here, and goes on its way with the next call.
+    fn holds(&self, _wire: &Self::Wire) -> bool {
+        false
+    }
 
     /// Give a descriptor that becomes readable when something comes by any connection.
     fn bell(&self) -> i32;
@@ -69,30 +79,38 @@ impl Tcp {
             epoll: Epoll::new()?,
         })
     }
+
+    /// Have the bell ring when something comes by a connection that stands.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn listen(&self, fd: i32) -> sys::Result<()> {
+        self.epoll.add(fd, 0)
+    }
 }
 
 impl Transport for Tcp {
     type Address = SocketAddr;
     type Wire = Fd;
 
-    fn connect(&self, to: &SocketAddr) -> sys::Result<Fd> {
-        tcp::connect(to, false)
+    fn connect(&self, to: &SocketAddr) -> Result<Fd, Broken> {
+        Ok(tcp::connect(to, false)?)
     }
 
-    fn stands(&self, wire: &Fd) -> sys::Result<bool> {
+    fn stands(&self, wire: &mut Fd) -> Result<bool, Broken> {
         let stands = tcp::connected(wire.raw())?;
         if stands {
-            self.epoll.add(wire.raw(), 0)?;
+            self.listen(wire.raw())?;
         }
         Ok(stands)
     }
 
-    fn send(&self, wire: &Fd, pieces: &mut Pieces<'_>) -> sys::Result<usize> {
-        pieces.send(wire.raw())
+    fn send(&self, wire: &mut Fd, pieces: &mut Pieces<'_>) -> Result<usize, Broken> {
+        Ok(pieces.send(wire.raw())?)
     }
 
-    fn receive(&self, wire: &Fd, pieces: &mut Pieces<'_>) -> sys::Result<usize> {
-        pieces.receive(wire.raw())
+    fn receive(&self, wire: &mut Fd, pieces: &mut Pieces<'_>) -> Result<usize, Broken> {
+        Ok(pieces.receive(wire.raw())?)
     }
 
     fn bell(&self) -> i32 {
@@ -111,7 +129,7 @@ enum State<W> {
 }
 
 /// Say why a connection is of no use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Broken {
     /// It could not be made, or broke.
     Errno(Errno),
@@ -119,6 +137,15 @@ pub enum Broken {
     Ended,
     /// Making it takes too long.
     Silent,
+    /// The server and this client do not agree on TLS.
+    #[cfg(feature = "tls")]
+    Tls(crate::backend::tls::Fault),
+}
+
+impl From<Errno> for Broken {
+    fn from(error: Errno) -> Self {
+        Self::Errno(error)
+    }
 }
 
 impl core::fmt::Display for Broken {
@@ -127,6 +154,8 @@ impl core::fmt::Display for Broken {
             Self::Errno(error) => write!(out, "no connection: {error}"),
             Self::Ended => write!(out, "the server ended the connection"),
             Self::Silent => write!(out, "the server does not answer"),
+            #[cfg(feature = "tls")]
+            Self::Tls(fault) => write!(out, "{fault}"),
         }
     }
 }
@@ -178,11 +207,11 @@ impl<W> Line<W> {
         to: &T::Address,
         now: Instant,
     ) -> Result<bool, Broken> {
-        match &self.state {
+        match &mut self.state {
             State::Up(_) => Ok(false),
             State::Down(until) if now < *until => Ok(false),
             State::Down(_) => {
-                let wire = transport.connect(to).map_err(Broken::Errno)?;
+                let wire = transport.connect(to)?;
                 self.state = State::Connecting(wire, now);
                 Ok(false)
             }
@@ -195,9 +224,9 @@ impl<W> Line<W> {
                     };
                     Ok(true)
                 }
-                Ok(false) if now.since(*since) > CONNECTING => Err(Broken::Silent),
+                Ok(false) if now.since(*since) > CONNECTING => Err(transport.silent(wire)),
                 Ok(false) => Ok(false),
-                Err(error) => Err(Broken::Errno(error)),
+                Err(broken) => Err(broken),
             },
         }
     }
@@ -225,17 +254,17 @@ impl<W> Line<W> {
     /// # Errors
     /// [`Broken`].
     pub fn send<T: Transport<Wire = W>>(
-        &self,
+        &mut self,
         transport: &T,
         pieces: &mut Pieces<'_>,
     ) -> Result<usize, Broken> {
-        let State::Up(wire) = &self.state else {
+        let State::Up(wire) = &mut self.state else {
             return Ok(0);
         };
         match transport.send(wire, pieces) {
             Ok(bytes) => Ok(bytes),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
-            Err(error) => Err(Broken::Errno(error)),
+            Err(Broken::Errno(Errno::EAGAIN | Errno::EINTR)) => Ok(0),
+            Err(broken) => Err(broken),
         }
     }
 
@@ -249,7 +278,7 @@ impl<W> Line<W> {
         pieces: &mut Pieces<'_>,
         now: Instant,
     ) -> Result<usize, Broken> {
-        let State::Up(wire) = &self.state else {
+        let State::Up(wire) = &mut self.state else {
             return Ok(0);
         };
         if pieces.is_empty() {
@@ -261,8 +290,13 @@ impl<W> Line<W> {
                 self.heard = now;
                 Ok(bytes)
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
-            Err(error) => Err(Broken::Errno(error)),
+            Err(Broken::Errno(Errno::EAGAIN | Errno::EINTR)) => Ok(0),
+            Err(broken) => Err(broken),
         }
+    }
+
+    /// Tell whether some of what the connection took is still here.
+    pub fn holds<T: Transport<Wire = W>>(&self, transport: &T) -> bool {
+        matches!(&self.state, State::Up(wire) if transport.holds(wire))
     }
 }

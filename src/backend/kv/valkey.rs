@@ -30,6 +30,10 @@
 //! what was answered is lost, as replication does not wait; FSYNC says so, as with a server that came back with less.
 //! While a slot moves key by key, no function runs ([`request`]) and requests wait, however long that takes.
 //!
+//! # TLS
+//! Every connection is made with it, or none: to what is configured, and to each node that a cluster names. What carries
+//! the bytes is the one difference ([`sockets`]); without TLS nothing is copied and nothing is added.
+//!
 //! [`Failure::Unknown`]: super::engine::Failure::Unknown
 
 mod client;
@@ -42,6 +46,7 @@ pub mod request;
 mod route;
 #[cfg(feature = "std")]
 pub mod server;
+mod sockets;
 mod sync;
 
 pub use client::Valkey;

@@ -9,6 +9,7 @@ use super::Embedded;
 use super::daemon::{absolute, or};
 use super::device::CACHES;
 use super::document::{Field, Section};
+use super::tls;
 use super::{Cache, Durability, Kv, KvEngine, Layout, Ramcloud, Valkey};
 use crate::backend::kv::ramcloud::server as table;
 use crate::backend::kv::valkey::server::Place;
@@ -232,7 +233,7 @@ fn embedded(section: &Section) -> Option<Embedded> {
 }
 
 fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
-    let keys = [
+    let mut keys = std::vec![
         "address",
         "user",
         "password_file",
@@ -240,14 +241,21 @@ fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
         "timeout",
         "durability",
     ];
+    keys.extend(tls::KEYS);
     match shape {
         Shape::Tree => only_tree(section, &[&keys[..], &["volume"]].concat()),
         // All keys of the server are files: no volume.
         Shape::Flat => only_flat(section, &keys),
     }
-    let places = section
-        .need("address", ADDRESS)
-        .and_then(|field| places(&field));
+    let tls = tls::read(section);
+    let places = section.need("address", ADDRESS).and_then(|field| {
+        let places = places(&field)?;
+        let unix = places.iter().any(|place| matches!(place, Place::Unix(_)));
+        match unix && matches!(tls, Some(Some(_))) {
+            true => field.refuse("no unix socket with tls, which is for TCP"),
+            false => Some(places),
+        }
+    });
     let volume_form = format!("a name of 1 to {VOLUME} letters, digits, '-', '_' and '.'");
     let named = || {
         section.need("volume", &volume_form).and_then(|field| {
@@ -291,6 +299,7 @@ fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
         cache: cache?,
         timeout: timeout?,
         durability: durability?,
+        tls: tls?,
     })
 }
 
@@ -480,6 +489,26 @@ mod tests {
                 "an absolute path",
             ),
         ]);
+    }
+
+    #[test]
+    fn tls_goes_by_tcp() {
+        let tls = "tls = true, tls_ca = \"/ca\"";
+        let at = |address: &str| {
+            format!("engine = \"valkey\", volume = \"v\", address = {address}, {tls}")
+        };
+        if cfg!(feature = "tls") {
+            let files = valkey(&at("\"h:1\"")).tls.unwrap();
+            assert_eq!(files.ca, PathBuf::from("/ca"));
+            let flat = "engine = \"valkey\", layout = \"flat\", address = \"h:1\"";
+            assert!(valkey(&format!("{flat}, {tls}")).tls.is_some());
+            let unix = at("[\"h:1\", \"/run/valkey.sock\"]");
+            check(&[(&unix, "no unix socket with tls")]);
+        }
+        assert_eq!(
+            valkey("engine = \"valkey\", volume = \"v\", address = \"h:1\"").tls,
+            None
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod document;
 mod kv;
 mod nfs;
 mod problem;
+mod tls;
 pub mod units;
 mod whole;
 
@@ -32,6 +33,7 @@ use super::Polling;
 use crate::backend::kv::ramcloud::server as ramcloud;
 pub use crate::backend::kv::valkey::request::Durability;
 pub use crate::backend::kv::valkey::server::Place;
+pub use crate::backend::tls::Files;
 use crate::log::Level;
 use crate::wire::open_flags::ClientArch;
 
@@ -261,6 +263,8 @@ pub struct Valkey {
     pub timeout: u64,
     /// What FSYNC and SYNCFS wait for. Default: nothing.
     pub durability: Option<Durability>,
+    /// Files of TLS. Default: connections without it.
+    pub tls: Option<Files>,
 }
 
 /// Configure the `local` backend.

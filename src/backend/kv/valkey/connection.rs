@@ -58,6 +58,9 @@ pub struct Settings {
     pub timeout: u64,
     /// What FSYNC and SYNCFS wait for; `None` for nothing.
     pub durability: Option<Durability>,
+    /// Whom connections trust; `None` for connections without TLS.
+    #[cfg(feature = "tls")]
+    pub tls: Option<&'static crate::backend::tls::Trust>,
 }
 
 /// What is waited for before calls are sent.
@@ -115,7 +118,7 @@ impl Connection {
         Ok(Self {
             settings,
             aim,
-            link: Link::new(settings.addresses)?,
+            link: Link::new(settings)?,
             pipe: pipe.map_err(|_| Errno::ENOMEM)?,
             step: Step::Hello,
             loaded: false,
@@ -188,7 +191,7 @@ impl Connection {
 
     /// Tell whether sleeping is right: what the connection had no room for is tried again without.
     pub fn may_sleep(&self) -> bool {
-        !self.is_ready() || self.pipe.is_sent()
+        !self.is_ready() || (self.pipe.is_sent() && !self.link.holds())
     }
 
     /// Say when [`Self::poll`] is to be called at the latest.

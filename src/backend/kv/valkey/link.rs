@@ -5,13 +5,17 @@ use core::fmt;
 use core::net::SocketAddr;
 
 use super::super::engine::Client;
-use super::super::line::{Broken, Line, Tcp, Transport};
+use super::super::line::{Broken, Line, Transport};
+use super::connection::Settings;
 use super::pipeline::{Lost, Pipeline};
-use super::route::{Node, Route, Target};
+use super::route::{Node, Route};
+use super::sockets::{Sockets, Wire};
+#[cfg(feature = "tls")]
+use crate::backend::tls;
+use crate::sys;
 use crate::sys::fd::Fd;
 use crate::sys::tcp::Pieces;
 use crate::sys::time::Instant;
-use crate::sys::{self, socket};
 use crate::wire::errno::Errno;
 
 /// Most bytes of what a server says that are kept.
@@ -65,6 +69,9 @@ pub enum Trouble {
     Evicts,
     /// The server does not wait for its disk, in its own word (`appendfsync`).
     Late(Text),
+    /// The server and this client do not agree on TLS.
+    #[cfg(feature = "tls")]
+    Tls(tls::Fault),
 }
 
 impl Trouble {
@@ -75,15 +82,17 @@ impl Trouble {
 
     /// Tell whether it may pass without anybody doing anything.
     pub const fn passes(&self) -> bool {
-        !matches!(
-            self,
+        match self {
             Self::Refused(_)
-                | Self::Named
-                | Self::Malformed
-                | Self::Gone
-                | Self::Evicts
-                | Self::Late(_)
-        )
+            | Self::Named
+            | Self::Malformed
+            | Self::Gone
+            | Self::Evicts
+            | Self::Late(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(fault) => fault.passes(),
+            _ => true,
+        }
     }
 }
 
@@ -128,6 +137,8 @@ impl fmt::Display for Trouble {
                 out,
                 "the server throws keys away when its memory is full; allowed: maxmemory 0, or maxmemory-policy noeviction"
             ),
+            #[cfg(feature = "tls")]
+            Self::Tls(fault) => write!(out, "{fault}"),
             Self::Gone => write!(
                 out,
                 "the server has lost the volume, or has another of its name: what was served is gone"
@@ -155,38 +166,9 @@ impl From<Broken> for Trouble {
             Broken::Errno(error) => Self::Connection(error),
             Broken::Ended => Self::Ended,
             Broken::Silent => Self::Silent,
+            #[cfg(feature = "tls")]
+            Broken::Tls(fault) => Self::Tls(fault),
         }
-    }
-}
-
-/// TCP, and unix sockets.
-pub struct Sockets(pub Tcp);
-
-impl Transport for Sockets {
-    type Address = Target;
-    type Wire = Fd;
-
-    fn connect(&self, to: &Target) -> sys::Result<Fd> {
-        match to {
-            Target::Tcp(address) => self.0.connect(address),
-            Target::Unix(dir, name) => socket::connect_in(dir.raw(), name),
-        }
-    }
-
-    fn stands(&self, wire: &Fd) -> sys::Result<bool> {
-        self.0.stands(wire)
-    }
-
-    fn send(&self, wire: &Fd, pieces: &mut Pieces<'_>) -> sys::Result<usize> {
-        self.0.send(wire, pieces)
-    }
-
-    fn receive(&self, wire: &Fd, pieces: &mut Pieces<'_>) -> sys::Result<usize> {
-        self.0.receive(wire, pieces)
-    }
-
-    fn bell(&self) -> i32 {
-        self.0.bell()
     }
 }
 
@@ -194,16 +176,16 @@ impl Transport for Sockets {
 pub struct Link {
     route: Route,
     sockets: Sockets,
-    line: Line<Fd>,
+    line: Line<Wire>,
     /// When it was last looked whether something has come.
     looked: Instant,
 }
 
 impl Link {
-    pub fn new(configured: &'static [Address]) -> sys::Result<Self> {
+    pub fn new(settings: &Settings) -> sys::Result<Self> {
         Ok(Self {
-            route: Route::new(configured),
-            sockets: Sockets(Tcp::new()?),
+            route: Route::new(settings.addresses),
+            sockets: Sockets::new(settings)?,
             line: Line::default(),
             looked: Instant(0),
         })
@@ -264,6 +246,11 @@ impl Link {
     /// Tell whether another one may serve instead.
     pub fn has_choice(&self) -> bool {
         self.route.len() > 1
+    }
+
+    /// Tell whether some of what the connection took is still here.
+    pub fn holds(&self) -> bool {
+        self.line.holds(&self.sockets)
     }
 
     /// Send what there is to send, as much as the connection takes. True when it took something.

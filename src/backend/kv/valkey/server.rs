@@ -20,6 +20,9 @@ use super::client::Valkey;
 use super::connection::{Aim, Made, Settings};
 use super::link::Address;
 use super::request::Durability;
+use crate::backend::tls::Files;
+#[cfg(feature = "tls")]
+use crate::backend::tls::Trust;
 use crate::mem::Segment;
 use crate::sys::time::Instant;
 use crate::sys::{file, map};
@@ -79,6 +82,8 @@ pub struct Config<'a> {
     pub timeout: u64,
     /// What FSYNC and SYNCFS wait for; `None` for nothing.
     pub durability: Option<Durability>,
+    /// Files of TLS; `None` for connections without it.
+    pub tls: Option<&'a Files>,
 }
 
 /// Hold a volume on a server that was found.
@@ -234,8 +239,19 @@ pub(super) fn settings(config: &Config<'_>) -> Result<Settings, String> {
         }
         None => Vec::new(),
     };
+    let found = addresses(config.places)?;
+    #[cfg(feature = "tls")]
+    let tls = match config.tls {
+        Some(files) => Some(&*Box::leak(Box::new(trust(files, &found)?))),
+        None => None,
+    };
+    #[cfg(not(feature = "tls"))]
+    if config.tls.is_some() {
+        return Err(crate::backend::tls::ABSENT.into());
+    }
+    let addresses: Vec<_> = found.into_iter().map(|(_, address)| address).collect();
     Ok(Settings {
-        addresses: addresses(config.places)?.leak(),
+        addresses: addresses.leak(),
         user: leak(config.user.unwrap_or("").into()),
         password: leak(password),
         prefix: leak(format!("{{{}}}", config.volume).into_bytes()),
@@ -243,7 +259,21 @@ pub(super) fn settings(config: &Config<'_>) -> Result<Settings, String> {
         made: Made::new(),
         timeout: config.timeout,
         durability: config.durability,
+        #[cfg(feature = "tls")]
+        tls,
     })
+}
+
+/// Read whom connections trust: under the names that were looked up.
+#[cfg(feature = "tls")]
+fn trust(files: &Files, found: &[(&Place, Address)]) -> Result<Trust, String> {
+    let mut trust = Trust::read(files, None)?;
+    for (place, address) in found {
+        if let (Place::Tcp(host, _), Address::Tcp(address)) = (place, address) {
+            trust.looked_up(*address, host);
+        }
+    }
+    Ok(trust)
 }
 
 fn password(path: &Path) -> Result<Vec<u8>, String> {
@@ -258,12 +288,12 @@ fn password(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Look all up. Who cannot be found is left out, unless that is everybody.
-fn addresses(places: &[Place]) -> Result<Vec<Address>, String> {
+fn addresses(places: &[Place]) -> Result<Vec<(&Place, Address)>, String> {
     let mut found = Vec::new();
     let mut problem = "no address".to_string();
     for place in places {
         match address(place) {
-            Ok(address) => found.push(address),
+            Ok(address) => found.push((place, address)),
             Err(why) => problem = why,
         }
     }

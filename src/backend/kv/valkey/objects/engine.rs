@@ -5,11 +5,12 @@ mod recovery;
 use core::net::SocketAddr;
 
 use super::super::super::engine::{Busy, Token};
-use super::super::super::line::{Tcp, Transport};
+use super::super::super::line::Transport;
 use super::super::super::objects::{Client, Done, Failure, Objects, Op};
 use super::super::connection::Settings;
-use super::super::link::{Sockets, Trouble, kept};
+use super::super::link::{Trouble, kept};
 use super::super::route::Target;
+use super::super::sockets::Sockets;
 use super::ask::{Answer, Call, Job};
 use super::node::Node;
 use super::slots::Slots;
@@ -79,7 +80,7 @@ impl Strings {
         }
         let mut engine = Self {
             settings,
-            sockets: Sockets(Tcp::new()?),
+            sockets: Sockets::new(settings)?,
             calls: SlotMap::new(arena, calls).map_err(no_memory)?,
             ready: RingBuffer::new(arena.zeroed(2 * calls as usize).map_err(no_memory)?),
             nodes,
@@ -299,7 +300,7 @@ impl Strings {
     fn send(&mut self, which: u32, client: &mut dyn Client) -> Result<bool, Trouble> {
         let mut any = false;
         loop {
-            let node = &self.nodes[which as usize];
+            let node = &mut self.nodes[which as usize];
             let mut pieces = Pieces::default();
             let mut skip = node.part;
             let (first, second) = node.queue.slices();
@@ -517,10 +518,11 @@ impl Objects for Strings {
     }
 
     fn arm(&mut self) -> bool {
+        let unsent = |node: &Node| !node.queue.is_empty() || node.line.holds(&self.sockets);
         !self
             .nodes
             .iter()
-            .any(|node| node.is_ready() && !node.queue.is_empty())
+            .any(|node| node.is_ready() && unsent(node))
     }
 
     fn deadline(&self) -> Option<Instant> {

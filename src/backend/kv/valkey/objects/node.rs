@@ -2,12 +2,12 @@
 
 use super::super::super::line::Line;
 use super::super::connection::{Settings, evicts, hello, introduce, waits_for_disk};
-use super::super::link::{Sockets, Text, Trouble};
+use super::super::link::{Text, Trouble};
 use super::super::pipeline::whole;
 use super::super::request::Durability;
 use super::super::route::Target;
+use super::super::sockets::{Sockets, Wire};
 use crate::mem::{Arena, OutOfMemory, RingBuffer};
-use crate::sys::fd::Fd;
 use crate::sys::tcp::Pieces;
 use crate::sys::time::Instant;
 use crate::wire::resp::{Encoder, Item, Malformed, Reader};
@@ -33,7 +33,7 @@ enum Step {
 pub struct Node {
     /// Where it is; `None` for a place that is free.
     pub target: Option<Target>,
-    pub line: Line<Fd>,
+    pub line: Line<Wire>,
     step: Step,
     ask: &'static mut [u8],
     ask_len: usize,
