@@ -44,6 +44,16 @@ pub fn ok(to: &mut Connection, words: &[&str]) {
 impl Cluster {
     /// Start one of [`crate::server::KINDS`] with these arguments, and wait until every replica has everything.
     pub fn start(kind: &str, arguments: &[&str]) -> Self {
+        Self::begin(kind, arguments, Server::start)
+    }
+
+    /// As [`Self::start`], with TLS among the nodes and a port for it; the arguments say with which files.
+    pub fn start_tls(kind: &str, arguments: &[&str]) -> Self {
+        let tls = ["--tls-cluster", "yes", "--tls-replication", "yes"];
+        Self::begin(kind, &[&tls, arguments].concat(), Server::start_tls)
+    }
+
+    fn begin(kind: &str, arguments: &[&str], start: fn(&str, &[&str]) -> Server) -> Self {
         let mut all = vec![
             "--cluster-enabled",
             "yes",
@@ -52,9 +62,7 @@ impl Cluster {
         ];
         all.extend(["--repl-diskless-sync-delay", "0"]);
         all.extend(arguments);
-        let nodes: Vec<Server> = (0..2 * PRIMARIES)
-            .map(|_| Server::start(kind, &all))
-            .collect();
+        let nodes: Vec<Server> = (0..2 * PRIMARIES).map(|_| start(kind, &all)).collect();
         let cluster = Self { nodes };
         let slots = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
         for (number, node) in cluster.nodes.iter().enumerate() {
@@ -68,7 +76,7 @@ impl Cluster {
             }
         }
         for other in &cluster.nodes[1..] {
-            let port = other.port().to_string();
+            let port = other.known_port().to_string();
             ok(
                 &mut cluster.nodes[0].connect(),
                 &["CLUSTER", "MEET", "127.0.0.1", &port],
@@ -126,6 +134,11 @@ impl Cluster {
     /// Give where all nodes listen.
     pub fn places(&self) -> Vec<Place> {
         self.nodes.iter().map(Server::place).collect()
+    }
+
+    /// Give where all nodes speak TLS.
+    pub fn secure(&self) -> Vec<Place> {
+        self.nodes.iter().map(Server::secure).collect()
     }
 
     /// Give a node's name among the nodes.

@@ -73,7 +73,12 @@ fn name_of(number: u64) -> String {
 
 /// Look by another daemon for all that was made, and for damage.
 pub fn is_whole(places: &[Place], numbers: impl Iterator<Item = u64>) {
-    let mut host = Host::over(attach_to(&in_cluster(places)));
+    is_whole_by(&in_cluster(places), numbers);
+}
+
+/// As [`is_whole`], reached as configured.
+pub fn is_whole_by(config: &Config<'_>, numbers: impl Iterator<Item = u64>) {
+    let mut host = Host::over(attach_to(config));
     settle(&mut host);
     let mut count = 0;
     for number in numbers {
@@ -89,13 +94,13 @@ pub fn is_whole(places: &[Place], numbers: impl Iterator<Item = u64>) {
         host.forget(file.nodeid);
     }
     settle(&mut host);
-    let report = fsck::check(&mut attach_to(&in_cluster(places)), false, &mut |_, _| ()).unwrap();
+    let report = fsck::check(&mut attach_to(config), false, &mut |_, _| ()).unwrap();
     assert_eq!(report.damage, Vec::<String>::new());
     assert_eq!((report.entries, report.orphans), (count, 0), "{report:?}");
 }
 
 /// Make files while `happens`, and some more.
-fn make_while(host: &mut Host<Valkey>, first: u64, happens: impl FnOnce() + Send) -> u64 {
+pub fn make_while(host: &mut Host<Valkey>, first: u64, happens: impl FnOnce() + Send) -> u64 {
     let done = AtomicBool::new(false);
     let mut number = first;
     thread::scope(|scope| {

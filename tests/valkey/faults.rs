@@ -16,7 +16,7 @@ use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::Opcode;
 use dpfs_harness::Message;
 
-use crate::engine::{attach, config};
+use crate::engine::{attach, attach_to, config};
 use crate::host::{Host, ROOT};
 use crate::proxy::Proxy;
 use crate::server::{KINDS, Reply, Server};
@@ -24,12 +24,12 @@ use crate::tree::settle;
 
 const SECOND: u64 = 1_000_000_000;
 
-fn check(place: &Place) -> Report {
-    fsck::check(&mut attach(place, "v"), false, &mut |_, _| ()).unwrap()
+fn check(config: &Config<'_>) -> Report {
+    fsck::check(&mut attach_to(config), false, &mut |_, _| ()).unwrap()
 }
 
 /// Make files with names and content, rename and remove some: what is left after `count` of them is known.
-fn work(host: &mut Host<Valkey>, numbers: std::ops::Range<u64>) {
+pub fn work(host: &mut Host<Valkey>, numbers: std::ops::Range<u64>) {
     for number in numbers {
         let name = format!("file-{number}");
         let file = host.create(ROOT, &name).unwrap().nodeid;
@@ -47,8 +47,8 @@ fn work(host: &mut Host<Valkey>, numbers: std::ops::Range<u64>) {
 }
 
 /// Hold what is there against what [`work`] did.
-fn is_whole(place: &Place, numbers: std::ops::Range<u64>) {
-    let mut host = Host::over(attach(place, "v"));
+pub fn is_whole(config: &Config<'_>, numbers: std::ops::Range<u64>) {
+    let mut host = Host::over(attach_to(config));
     settle(&mut host);
     let mut wanted = 0;
     for number in numbers {
@@ -69,7 +69,7 @@ fn is_whole(place: &Place, numbers: std::ops::Range<u64>) {
             }
         }
     }
-    let report = check(place);
+    let report = check(config);
     assert_eq!(report.damage, Vec::<String>::new());
     assert_eq!(
         (report.inodes, report.entries),
@@ -93,7 +93,7 @@ fn connections_that_break_anywhere_cost_time_and_nothing_else() {
         work(&mut host, number..number + 1);
         number += 1;
     }
-    is_whole(&server.place(), 0..number);
+    is_whole(&config(&server.place(), "v"), 0..number);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_server_that_is_killed_and_comes_back_has_lost_nothing_that_was_answered() {
             number += 1;
         }
         let server = killer.join().unwrap();
-        is_whole(&server.place(), 0..number);
+        is_whole(&config(&server.place(), "v"), 0..number);
     }
 }
 
@@ -176,7 +176,7 @@ fn functions_that_went_are_loaded_again_and_replicas_waited_for() {
         work(&mut host, 12..15);
         assert_eq!(end.join().unwrap(), Reply::Simple(b"OK".into()));
         assert!(matches!(endless.join().unwrap(), Reply::Error(_)));
-        is_whole(&server.place(), 0..15);
+        is_whole(&config(&server.place(), "v"), 0..15);
     }
 }
 
@@ -208,7 +208,7 @@ fn a_full_server_refuses_content_and_names_and_lets_things_be_removed() {
         connection.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
         host.create(ROOT, "file-6").unwrap();
         host.unlink(ROOT, "file-6").unwrap();
-        is_whole(&server.place(), 0..6);
+        is_whole(&config(&server.place(), "v"), 0..6);
     }
 }
 

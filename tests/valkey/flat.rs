@@ -17,15 +17,15 @@ use crate::proxy::Proxy;
 use crate::server::{KINDS, Reply, Server};
 use crate::suite::{LOOK, Traits, file, names, suite};
 
-type Core = Flat<Strings>;
+pub type Core = Flat<Strings>;
 
-const TRAITS: Traits = Traits {
+pub const TRAITS: Traits = Traits {
     size_max: 512 << 20,
     versions: false,
 };
 
 /// Mount the keys.
-fn mount(config: &Config<'_>) -> Host<Core> {
+pub fn mount(config: &Config<'_>) -> Host<Core> {
     let served = Served::new(Keys::open(config).unwrap(), 1000, LOOK).unwrap();
     let served: &'static Served<Keys> = Box::leak(Box::new(served));
     let setup = Setup {

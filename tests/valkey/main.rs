@@ -1,5 +1,7 @@
 //! The `valkey` engine on real servers, compared with the embedded engine: first its functions alone.
 
+#[cfg(feature = "tls")]
+mod authority;
 mod cluster;
 mod durable;
 mod engine;
@@ -14,6 +16,8 @@ mod proxy;
 mod server;
 #[path = "../kv/flat.rs"]
 mod suite;
+#[cfg(feature = "tls")]
+mod tls;
 mod tree;
 #[path = "../kv/xattr.rs"]
 mod xattr;

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -17,6 +17,10 @@ struct State {
     connections: AtomicU64,
     /// A connection is cut after so many bytes at most, both directions together; zero for never.
     cut: AtomicU64,
+    /// Instead of cutting it there, a byte is changed.
+    spoil: AtomicBool,
+    /// Bytes are handed on in pieces of so many at most; zero for as they come.
+    pieces: AtomicU64,
     /// Whose word it was: true for the engine's.
     asked: Mutex<bool>,
 }
@@ -85,6 +89,17 @@ impl Proxy {
     pub fn cut_within(&self, bytes: u64) {
         self.state.cut.store(bytes, SeqCst);
     }
+
+    /// Change a byte of each connection that is made from now on, within so many; zero for none.
+    pub fn spoil_within(&self, bytes: u64) {
+        self.state.spoil.store(bytes > 0, SeqCst);
+        self.cut_within(bytes);
+    }
+
+    /// Hand bytes on in pieces of so many at most.
+    pub fn in_pieces_of(&self, bytes: u64) {
+        self.state.pieces.store(bytes, SeqCst);
+    }
 }
 
 fn forward(mut from: TcpStream, mut to: TcpStream, asks: bool, state: &State, left: &AtomicU64) {
@@ -102,10 +117,22 @@ fn forward(mut from: TcpStream, mut to: TcpStream, asks: bool, state: &State, le
                     Some(left.saturating_sub(count as u64))
                 })
                 .unwrap();
-            ends = before <= count as u64;
-            count = count.min(before as usize);
+            let here = before <= count as u64;
+            if state.spoil.load(SeqCst) {
+                if here && before > 0 {
+                    buffer[before as usize - 1] ^= 0x10;
+                }
+            } else {
+                ends = here;
+                count = count.min(before as usize);
+            }
         }
-        if to.write_all(&buffer[..count]).is_err() || ends {
+        let most = match state.pieces.load(SeqCst) {
+            0 => count.max(1),
+            pieces => pieces as usize,
+        };
+        let mut pieces = buffer[..count].chunks(most);
+        if pieces.any(|piece| to.write_all(piece).is_err()) || ends {
             break;
         }
     }

@@ -33,12 +33,23 @@ pub struct Server {
     process: Child,
     command: Command,
     port: u16,
+    /// Port of TLS, where it has one.
+    secure: Option<u16>,
     dir: TempDir,
 }
 
 impl Server {
     /// Start one of [`KINDS`] with these arguments, and wait until it listens.
     pub fn start(kind: &str, arguments: &[&str]) -> Self {
+        Self::begin(kind, arguments, false)
+    }
+
+    /// As [`Self::start`], with a port for TLS beside the other; the arguments say with which files.
+    pub fn start_tls(kind: &str, arguments: &[&str]) -> Self {
+        Self::begin(kind, arguments, true)
+    }
+
+    fn begin(kind: &str, arguments: &[&str], tls: bool) -> Self {
         let program = cache().join(kind).join(format!("{kind}-server"));
         let dir = TempDir::new().unwrap();
         // One after another, so that two tests do not take the same port.
@@ -54,12 +65,17 @@ impl Server {
                 .args(["--unixsocket", "sock", "--port", &port.to_string()])
                 .args(arguments)
                 .stdout(Stdio::null());
+            let secure = tls.then(free_port);
+            if let Some(secure) = secure {
+                command.args(["--tls-port", &secure.to_string()]);
+            }
             let mut process = command.spawn().unwrap();
             if listens(&mut process, port) {
                 return Self {
                     process,
                     command,
                     port,
+                    secure,
                     dir,
                 };
             }
@@ -70,6 +86,16 @@ impl Server {
     /// Give where it listens.
     pub fn place(&self) -> Place {
         Place::Tcp("127.0.0.1".into(), self.port)
+    }
+
+    /// Give where it speaks TLS.
+    pub fn secure(&self) -> Place {
+        Place::Tcp("127.0.0.1".into(), self.secure.expect("started with TLS"))
+    }
+
+    /// Give the port by which other nodes know it: with TLS, that of TLS.
+    pub fn known_port(&self) -> u16 {
+        self.secure.unwrap_or(self.port)
     }
 
     /// Run the server's own command line program with these words, and give what it prints.
