@@ -132,6 +132,10 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
         owners: nfs.owners.clone(),
         groups: nfs.groups.clone(),
         limits: (device.limits.nodes, device.limits.open_files),
+        watches: match nfs.io_uring {
+            true => device.hal.queues().into(),
+            false => 0,
+        },
         device: format!("{} {:?}", device.tag, device.hal),
     })
 }

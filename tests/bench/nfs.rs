@@ -56,6 +56,7 @@ fn config(port: u16) -> Config {
         owners: Vec::new(),
         groups: Vec::new(),
         limits: (1 << 17, 1 << 10),
+        watches: 0,
         device: "bench".into(),
     }
 }
@@ -301,10 +302,13 @@ pub fn run() {
                 NAME,
                 read,
             );
-            bench.timed(
-                Run::start("nfs", &mut worked, "dpfs", depth).at(places),
-                opcode,
-            );
+            for (sleeps, who) in [(false, "dpfs"), (true, "dpfs, asleep while it waits")] {
+                bench.sleep(sleeps);
+                bench.timed(
+                    Run::start("nfs", &mut worked, who, depth).at(places),
+                    opcode,
+                );
+            }
         }
     };
     for depth in [1, 16, 32] {

@@ -42,9 +42,12 @@ impl Nfs {
     /// Do what can be done now; tells whether anything went on.
     pub(super) fn turn(&mut self) -> bool {
         let mut any = false;
+        let come = self.has_come();
         for at in 0..self.links.len() {
             any |= self.drive(at);
-            any |= self.receive(at);
+            if come {
+                any |= self.receive(at);
+            }
         }
         any |= self.heed_flags();
         self.watch();
@@ -53,6 +56,21 @@ impl Nfs {
             any |= self.flush(at);
         }
         any
+    }
+
+    /// Tell whether something may have come by any connection.
+    fn has_come(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else {
+            return true;
+        };
+        match watch.come(self.epoll.raw()) {
+            Ok(come) => core::mem::take(&mut self.unread) | come,
+            Err(error) => {
+                crate::log::warn!("nfs: connections are asked, not watched: {}", error);
+                self.watch = None;
+                true
+            }
+        }
     }
 
     /// Bring a connection to where it carries the session.
@@ -308,6 +326,7 @@ impl Nfs {
                 }
             }
         }
+        self.unread = true;
         any
     }
 

@@ -6,6 +6,7 @@ use crate::fuse::Caller;
 use crate::mem::{Arena, Handle as TaskId, OutOfMemory, Pinned, RingBuffer, SlotMap};
 use crate::sys::epoll::Epoll;
 use crate::sys::time::Instant;
+use crate::sys::watch::Watch;
 use crate::wire::errno::Errno;
 use crate::wire::nfs4::{AttrRequest, Call, Compound, Handle, SessionId, StateId, Status};
 use crate::wire::rpc::Credentials;
@@ -43,6 +44,10 @@ pub struct Nfs {
     pub(super) ready: RingBuffer<'static, TaskId>,
     pub(super) links: heapless::Vec<Link, MAX_LINKS>,
     pub(super) epoll: Epoll,
+    /// Tells without a system call whether something came; without it the connections are asked each time.
+    pub(super) watch: Option<Watch>,
+    /// Something that came is not read yet.
+    pub(super) unread: bool,
     pub(super) next_link: usize,
     pub(super) slots: Slots,
     pub(super) most_slots: u32,
@@ -145,6 +150,8 @@ impl Nfs {
             ready: RingBuffer::new(arena.zeroed(2 * count as usize + 2)?),
             links,
             epoll: Epoll::new().map_err(none)?,
+            watch: volume.watches.lock().pop(),
+            unread: false,
             next_link: 0,
             slots: Slots::new(),
             most_slots: 1,

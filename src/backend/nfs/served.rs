@@ -43,6 +43,8 @@ pub struct Config {
     pub groups: Vec<(String, u32)>,
     /// Nodes and open files, at most.
     pub limits: (u32, u32),
+    /// Cores that are told by an io_uring what came ([`NfsVolume::watch`]); others ask their connections each time.
+    pub watches: u32,
     /// What tells the device from all others of this machine, the same after a restart: with the machine's name, the
     /// name of this client at the server, which takes two of the same name for one that was restarted.
     pub device: String,
@@ -87,7 +89,9 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
         lease: u64::from(mounted.lease.clamp(1, 3600)) * 1_000_000_000,
         ..settings(config, server, used)
     };
-    volume(config, settings, &mounted, 0)
+    let volume = volume(config, settings, &mounted, 0)?;
+    volume.watch(config.watches);
+    Ok(volume)
 }
 
 fn settings(config: &Config, server: SocketAddr, minor: u32) -> Settings {

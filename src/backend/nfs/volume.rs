@@ -13,6 +13,7 @@ use crate::fuse::{Entry, Fh, NodeId, Volume};
 use crate::mem::{
     Arena, NodeKey, NodeTable, OpenFileTable, OutOfMemory, Pinned, Refused, SharedRing, hash_bytes,
 };
+use crate::sys::watch::Watch;
 use crate::wire::errno::Errno;
 use crate::wire::fuse::{Attr, FopenFlags, encode_dev};
 use crate::wire::nfs4::{FileAttr, FileKind, Handle, StateId, Time, Verifier};
@@ -193,6 +194,8 @@ pub struct NfsVolume {
     /// LOCK takes the open that the same compound made, as far as is known.
     pub(super) locks_at_once: AtomicBool,
     pub(super) epoch: AtomicU32,
+    /// For cores that are still to come: with it a core learns without system calls that something came.
+    pub(super) watches: Mutex<heapless::Vec<Watch, MAX_WATCHES>>,
     /// Cores that have not taken leave of the server.
     pub(super) cores: AtomicU32,
     /// Name of this client among all of the server's.
@@ -205,6 +208,9 @@ pub struct NfsVolume {
 
 /// What is left over at most; more is left to the end of the lease.
 const LEFTOVERS: u32 = 1024;
+
+/// Most cores that watch their connections without system calls.
+const MAX_WATCHES: usize = 16;
 
 /// Length of a silly name.
 pub const SILLY_LEN: usize = 4 + 24;
@@ -243,6 +249,7 @@ impl NfsVolume {
             clones: AtomicBool::new(true),
             locks_at_once: AtomicBool::new(true),
             epoch: AtomicU32::new(0),
+            watches: Mutex::new(heapless::Vec::new()),
             cores: AtomicU32::new(0),
             client_name,
             verifier: boot.to_be_bytes(),
@@ -261,6 +268,20 @@ impl NfsVolume {
             + LockTable::FOOTPRINT
             + size_of::<Self>()
             + 256
+    }
+
+    /// Make ready for so many cores to watch their connections without system calls, as far as the kernel does that.
+    pub fn watch(&self, cores: u32) {
+        let mut watches = self.watches.lock();
+        for _ in 0..cores {
+            let Ok(watch) = Watch::new() else {
+                crate::log::info!("nfs: no io_uring to watch connections: they are asked");
+                return;
+            };
+            if watches.push(watch).is_err() {
+                return;
+            }
+        }
     }
 
     /// Give the number of nodes that the host holds, the root included.

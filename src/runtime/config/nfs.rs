@@ -32,6 +32,8 @@ pub struct Nfs {
     pub reserved_port: bool,
     /// What the host may keep. Default: auto.
     pub cache: Cache,
+    /// Be told of answers by an io_uring instead of asking the connections in each round. Default: false.
+    pub io_uring: bool,
     /// Refuse every change with `EROFS`. Default: false.
     pub read_only: bool,
     /// Bytes of content that the server has and has not yet made durable, which are kept to be written again; zero, with
@@ -85,6 +87,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         "timeo",
         "retrans",
         "reserved_port",
+        "io_uring",
         "cache",
         "read_only",
         "auth",
@@ -140,6 +143,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
     let names = |key| or(section.get(key), Vec::new(), names);
     let (owners, groups) = (names("owners"), names("groups"));
     let (reserved_port, read_only) = (flag("reserved_port"), flag("read_only"));
+    let io_uring = flag("io_uring");
     Some(Nfs {
         server: server?,
         port: port? as u16,
@@ -150,6 +154,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         timeo: timeo?,
         retrans: retrans? as u32,
         reserved_port: reserved_port?,
+        io_uring: io_uring?,
         cache: cache?,
         read_only: read_only?,
         anonymous: anonymous?,
