@@ -156,6 +156,7 @@ fn nothing_is_allocated_after_start() {
         chunk: 65_536,
         timeout: 30_000_000_000,
         durability: Some(Durability::Aof),
+        spread: None,
     });
     let volume = Served::new(opened.unwrap(), 1000, ALWAYS, false).unwrap();
     let volume: &'static Served<server::Server> = Box::leak(Box::new(volume));
@@ -170,6 +171,7 @@ fn nothing_is_allocated_after_start() {
         chunk: 65_536,
         timeout: 30_000_000_000,
         durability: Some(Durability::Aof),
+        spread: None,
     });
     let look = Look {
         uid: 0,

@@ -27,6 +27,7 @@ pub fn config<'a>(place: &'a Place, volume: &'a str) -> Config<'a> {
         chunk: CHUNK,
         timeout: 30_000_000_000,
         durability: None,
+        spread: None,
     }
 }
 
@@ -115,7 +116,7 @@ enum Step {
     Make(u64, u8),
     Write(u64, u64, Vec<u8>, Expect, u64),
     Read(u64, u64, u32),
-    Clear(u64, u64, u64),
+    Clear(u64, u64, u64, Expect),
     Copy((u64, u64), (u64, u64), u32, Expect, Expect),
     Seek(u64, u64, bool),
     Name(u64, u8, u64),
@@ -126,6 +127,8 @@ enum Step {
 }
 
 const SIZE: u64 = 5 * CHUNK as u64;
+/// Field at byte 8 of an inode that is made with a byte of 1.
+const LONG: u64 = u64::from_le_bytes([1; 8]);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let ino = 1..4u64;
@@ -142,20 +145,23 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             1 => Just(Expect::Bits { at: 0, mask: 1, want: 1 }),
         ]
     };
+    // What is made with a byte of 1, and not longer since.
     let given = prop_oneof![
         4 => Just(Expect::Present),
         2 => any::<u64>().prop_map(|value| Expect::Least { at: 8, value }),
         1 => Just(Expect::Least { at: 17, value: 0 }),
+        1 => Just(Expect::Exactly { at: 8, value: LONG }),
+        1 => Just(Expect::Exactly { at: 17, value: 0 }),
     ];
     let bytes = (any::<u8>(), prop_oneof![0..40usize, 0..9000usize])
         .prop_map(|(seed, len)| (0..len).map(|at| seed.wrapping_add(at as u8)).collect());
     let step = prop_oneof![
-        2 => (ino.clone(), any::<u8>()).prop_map(|(i, b)| Step::Make(i, b)),
+        2 => (ino.clone(), prop_oneof![any::<u8>(), Just(1)]).prop_map(|(i, b)| Step::Make(i, b)),
         5 => (ino.clone(), edge.clone(), bytes, expect(0), any::<u64>())
             .prop_map(|(i, o, b, e, v)| Step::Write(i, o, b, e, v)),
         5 => (ino.clone(), edge.clone(), 0..20_000u32).prop_map(|(i, o, l)| Step::Read(i, o, l)),
-        3 => (ino.clone(), edge.clone(), prop_oneof![edge.clone(), Just(u64::MAX)])
-            .prop_map(|(i, a, b)| Step::Clear(i, a, b)),
+        3 => (ino.clone(), edge.clone(), prop_oneof![edge.clone(), Just(u64::MAX)], given.clone())
+            .prop_map(|(i, a, b, e)| Step::Clear(i, a, b, e)),
         4 => ((ino.clone(), edge.clone()), (ino.clone(), edge.clone()), 0..9000u32, given, expect(0))
             .prop_filter("overlap", |(from, to, len, ..)| {
                 from.0 != to.0 || from.1.abs_diff(to.1) >= u64::from(*len)
@@ -204,7 +210,7 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
             }
             outcome
         }
-        Step::Clear(ino, from, to) => {
+        Step::Clear(ino, from, to, expect) => {
             let size = SIZE * 2;
             run(
                 engine,
@@ -213,6 +219,7 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
                     from,
                     to,
                     size,
+                    expect,
                 },
                 Vec::new(),
             )
@@ -415,6 +422,7 @@ fn content_of_many_chunks_is_cleared_and_searched_step_by_step() {
             from,
             to: u64::MAX,
             size,
+            expect: Expect::Exactly { at: 8, value: LONG },
         };
         steps += 1;
         match run(&mut engine, &op, Vec::new()).result.unwrap() {

@@ -12,6 +12,7 @@ mod host;
 mod migration;
 mod proxy;
 mod server;
+mod spread;
 #[path = "../kv/flat.rs"]
 mod suite;
 mod tree;

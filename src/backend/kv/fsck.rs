@@ -310,6 +310,7 @@ impl<E: Engine> Fsck<'_, E> {
                 from,
                 to: u64::MAX,
                 size: inode.size.max(inode.trim),
+                expect: Expect::Present,
             };
             match call(self.engine, &op, &mut |_| ())? {
                 Done::More(next) => from = next,

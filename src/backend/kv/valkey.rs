@@ -42,6 +42,7 @@ pub mod request;
 mod route;
 #[cfg(feature = "std")]
 pub mod server;
+mod spread;
 mod sync;
 
 pub use client::Valkey;

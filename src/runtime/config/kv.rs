@@ -241,7 +241,7 @@ fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
         "durability",
     ];
     match shape {
-        Shape::Tree => only_tree(section, &[&keys[..], &["volume"]].concat()),
+        Shape::Tree => only_tree(section, &[&keys[..], &["volume", "spread"]].concat()),
         // All keys of the server are files: no volume.
         Shape::Flat => only_flat(section, &keys),
     }
@@ -283,6 +283,7 @@ fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
         let text = field.text(allowed, |text| durability(text).is_some())?;
         durability(text)
     });
+    let spread = or(section.get("spread"), None, |field| field.flag().map(Some));
     Some(Valkey {
         places: places?,
         user: user?,
@@ -291,6 +292,7 @@ fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
         cache: cache?,
         timeout: timeout?,
         durability: durability?,
+        spread: spread?,
     })
 }
 

@@ -383,6 +383,7 @@ impl<E: Engine> Tree<E> {
             return;
         };
         match (&work.kind, work.step) {
+            (_, content::SETTLE) => self.unsettled(handle),
             (_, content::SETTLE..) => self.go(handle, content::SETTLE_LOOK),
             // The inode is not as a plain write needs it: look how it is.
             (Kind::Write { .. }, content::WRITE) => self.go(handle, content::WRITE_LOOK),
@@ -406,6 +407,7 @@ impl<E: Engine> Tree<E> {
             Failure::Conflict => Errno::EBUSY,
             Failure::Unreachable => Errno::ETIMEDOUT,
             Failure::Unknown | Failure::Broken => Errno::EIO,
+            Failure::Unsupported => Errno::EOPNOTSUPP,
         };
         self.fail(handle, error);
     }

@@ -23,6 +23,7 @@
 
 mod ask;
 mod engine;
+pub(super) mod group;
 mod node;
 #[cfg(feature = "std")]
 pub mod server;

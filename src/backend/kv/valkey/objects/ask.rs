@@ -1,17 +1,19 @@
 //! One operation: what the server is asked, and what its answer means.
 
+use super::super::super::chunk::zero;
 use super::super::super::engine::{Done as TreeDone, NAME_MAX, Token};
 use super::super::super::objects::{Client, Cursor, Done, Failure, Found, Op, Place};
 use super::super::pipeline::whole;
 use super::super::reply::usage;
 use super::super::request::{self, Durability};
+use super::group::{self, Group, Identity, Task, Volume};
 use crate::mem::fill;
 use crate::sys::time::Instant;
 use crate::wire::resp::{BULK_MAX, Encoder, Item, Malformed, Problem, Reader};
 use core::net::IpAddr;
 
 /// Longest request without a payload.
-const REQUEST: usize = 1200;
+pub const REQUEST: usize = 1200;
 /// Keys that a server looks at for one part of a listing.
 const COUNT: u64 = 500;
 
@@ -62,6 +64,12 @@ pub enum Job {
         all: bool,
     },
     Usage,
+    /// Of a group of the tree; its bytes are the host's from `base` on.
+    Group {
+        group: Group,
+        task: Task,
+        base: u32,
+    },
     /// Of the engine itself: the map of slots.
     Map,
 }
@@ -69,6 +77,9 @@ pub enum Job {
 impl Job {
     /// Tell whether it changes something.
     pub const fn changes(self) -> bool {
+        if let Self::Group { task, .. } = self {
+            return task.changes();
+        }
         !matches!(
             self,
             Self::Look
@@ -77,6 +88,18 @@ impl Job {
                 | Self::Sync { .. }
                 | Self::Usage
                 | Self::Map
+        )
+    }
+
+    /// Tell whether it waits until what was changed is durable.
+    pub const fn settles(self) -> bool {
+        matches!(
+            self,
+            Self::Sync { .. }
+                | Self::Group {
+                    task: Task::Settle,
+                    ..
+                }
         )
     }
 
@@ -89,6 +112,15 @@ impl Job {
             _ => false,
         }
     }
+}
+
+/// Say what becomes of a call of which a part was refused.
+#[derive(Clone, Copy)]
+enum Part {
+    /// It is asked again: later, or elsewhere.
+    Later,
+    Moved,
+    Failed,
 }
 
 /// Where a reply stands that is taken as it comes.
@@ -104,6 +136,10 @@ struct Reading {
     /// Names that are still to come, and where the listing goes on.
     names: u64,
     next: u64,
+    /// Bytes that are zeros behind the string that comes.
+    rest: usize,
+    /// Part of it was refused: this is what becomes of all.
+    refused: Option<Part>,
 }
 
 /// One operation under way.
@@ -149,6 +185,8 @@ pub enum Answer {
     Ask,
     /// The map of slots came.
     Map,
+    /// The library of functions is missing on the node.
+    NoFunction,
     /// The server refuses, in words that somebody should hear.
     Refused,
 }
@@ -227,6 +265,18 @@ impl Call {
         call
     }
 
+    /// Make one that asks a group of the volume with this prefix.
+    pub fn group(token: Token, group: Group, task: Task, base: u32, prefix: &[u8]) -> Self {
+        let mut call = Self::new(token, &Op::Usage);
+        call.job = Job::Group { group, task, base };
+        let name = &mut call.name[0];
+        call.lens[0] = match task {
+            Task::Settle => group::name_of_settle(group.number, prefix, name),
+            _ => group::name(group, prefix, name),
+        };
+        call
+    }
+
     /// Make one that asks for the map.
     pub fn map() -> Self {
         let mut call = Self::new(Token(0), &Op::Usage);
@@ -251,8 +301,38 @@ impl Call {
     pub const fn payload(&self) -> usize {
         match self.job {
             Job::Write { len, .. } => len as usize,
+            Job::Group { task, .. } => task.payload(),
             _ => 0,
         }
+    }
+
+    /// First of the host's bytes that are meant.
+    pub const fn base(&self) -> usize {
+        match self.job {
+            Job::Group { base, .. } => base as usize,
+            _ => 0,
+        }
+    }
+
+    /// Say where the bytes belong that come next, among the host's, and how many they are: of content that is worth it.
+    pub fn wants(&self) -> Option<(usize, usize)> {
+        match self.job {
+            Job::Group {
+                task: Task::Read { .. },
+                ..
+            } => {
+                let reading = &self.reading;
+                let left = if reading.stage == 1 { reading.left } else { 0 };
+                Some((self.base() + reading.at, left as usize))
+            }
+            _ => None,
+        }
+    }
+
+    /// Note that so many of them are there.
+    pub fn placed(&mut self, bytes: usize) {
+        self.reading.at += bytes;
+        self.reading.left -= bytes as u64;
     }
 
     /// Give the request, with the place of the payload in it.
@@ -262,7 +342,8 @@ impl Call {
     }
 
     /// Write the request, to be sent from its start.
-    pub fn write(&mut self, durability: Option<Durability>) {
+    pub fn write(&mut self, volume: Volume, who: Identity) {
+        let durability = volume.durability;
         self.reading = Reading {
             begun: self.asking.is_none(),
             ..Reading::default()
@@ -327,6 +408,7 @@ impl Call {
             Job::Usage => {
                 to.request(2).bytes(b"INFO").bytes(b"memory");
             }
+            Job::Group { task, .. } => task.write(to, name, who, volume),
             Job::Map => {
                 to.request(2).bytes(b"CLUSTER").bytes(b"SLOTS");
             }
@@ -339,9 +421,10 @@ impl Call {
     pub fn take(
         &mut self,
         bytes: &[u8],
-        durability: Option<Durability>,
+        volume: Volume,
         client: &mut dyn Client,
     ) -> Result<(usize, Option<Answer>), Malformed> {
+        let durability = volume.durability;
         let mut reader = Reader::new(bytes);
         let used = |reader: &Reader<'_>| bytes.len() - reader.rest().len();
         if !self.reading.begun {
@@ -358,6 +441,13 @@ impl Call {
         let (taken, answer) = match self.job {
             Job::Read { .. } => self.take_content(rest, client)?,
             Job::List => self.take_names(rest, client)?,
+            Job::Group {
+                task: Task::Read { offset, len },
+                ..
+            } => self.take_parts(rest, (offset, len), volume.chunk, client)?,
+            Job::Group {
+                task: Task::Settle, ..
+            } => self.take_settled(rest, durability)?,
             _ => match whole(rest)? {
                 None => (0, None),
                 Some(len) => (len, Some(self.understand(&rest[..len], durability)?)),
@@ -400,6 +490,91 @@ impl Call {
         }
         let read = Done::Read(self.reading.at as u32);
         Ok((bytes.len() - end.rest().len(), Some(Answer::End(Ok(read)))))
+    }
+
+    /// Take content of chunks as it comes: a string for each. What is not there is zeros.
+    fn take_parts(
+        &mut self,
+        bytes: &[u8],
+        (offset, len): (u64, u32),
+        chunk: u32,
+        client: &mut dyn Client,
+    ) -> Result<(usize, Option<Answer>), Malformed> {
+        let (base, mut taken) = (self.base(), 0);
+        loop {
+            let reading = &mut self.reading;
+            let rest = &bytes[taken..];
+            if reading.stage == 1 {
+                let count = rest.len().min(reading.left as usize);
+                let _ = fill(
+                    client.buffers(self.token),
+                    base + reading.at,
+                    &rest[..count],
+                );
+                reading.at += count;
+                reading.left -= count as u64;
+                taken += count;
+                if reading.left > 0 || Reader::new(&bytes[taken..]).body(0)?.is_none() {
+                    return Ok((taken, None));
+                }
+                taken += 2;
+                let end = reading.at + reading.rest;
+                zero(client.buffers(self.token), base + reading.at..base + end);
+                (reading.at, reading.stage) = (end, 0);
+                continue;
+            }
+            if reading.at >= len as usize {
+                let answer = match reading.refused {
+                    None => Answer::End(Ok(Done::Read(len))),
+                    Some(Part::Later) => Answer::Later,
+                    Some(Part::Moved) => Answer::Moved,
+                    Some(Part::Failed) => Answer::End(Err(Failure::Broken)),
+                };
+                return Ok((taken, Some(answer)));
+            }
+            let mut reader = Reader::new(rest);
+            let Some(item) = reader.item()? else {
+                return Ok((taken, None));
+            };
+            let inside = (offset + reading.at as u64) % u64::from(chunk);
+            let piece = (u64::from(chunk) - inside).min(u64::from(len) - reading.at as u64);
+            taken += rest.len() - reader.rest().len();
+            match item {
+                Item::Bulk(length) if length <= piece => {
+                    (reading.left, reading.stage) = (length, 1);
+                    reading.rest = (piece - length) as usize;
+                }
+                Item::Error(text) => {
+                    reading.at += piece as usize;
+                    self.reading.refused = Some(match self.refused(text) {
+                        Answer::Moved => Part::Moved,
+                        Answer::Later => Part::Later,
+                        _ => Part::Failed,
+                    });
+                }
+                _ => return Err(Malformed),
+            }
+        }
+    }
+
+    /// Take the answers to a change and to the wait behind it.
+    fn take_settled(
+        &mut self,
+        bytes: &[u8],
+        durability: Option<Durability>,
+    ) -> Result<(usize, Option<Answer>), Malformed> {
+        let Some(first) = whole(bytes)? else {
+            return Ok((0, None));
+        };
+        let Some(second) = whole(&bytes[first..])? else {
+            return Ok((0, None));
+        };
+        let answer = match Reader::new(&bytes[..first]).item()? {
+            Some(Item::Integer(_)) => self.understand(&bytes[first..first + second], durability)?,
+            Some(Item::Error(text)) => self.refused(text),
+            _ => return Err(Malformed),
+        };
+        Ok((first + second, Some(answer)))
     }
 
     /// Take names as they come: an array of where to go on and an array of names.
@@ -462,6 +637,20 @@ impl Call {
     /// Understand an error.
     fn refused(&mut self, text: &[u8]) -> Answer {
         let problem = Problem::parse(text);
+        if let Job::Group { .. } = self.job {
+            match problem {
+                // What went already is there, and the rest here. All of it will be in one place again, however long that takes.
+                Problem::TryAgain | Problem::Ask(_) => {
+                    self.since = Instant(0);
+                    return Answer::Later;
+                }
+                Problem::NoFunction => return Answer::NoFunction,
+                _ if text.starts_with(b"DPFS stale") => {
+                    return Answer::End(Err(Failure::Unknown));
+                }
+                _ => {}
+            }
+        }
         if let Problem::Moved(place) | Problem::Ask(place) = problem {
             let host = core::str::from_utf8(place.host).unwrap_or("?");
             let ip = host.parse().ok();
@@ -515,8 +704,20 @@ impl Call {
             (Job::Rename { .. }, Item::Simple(_) | Item::Integer(1)) => Ok(Done::Done),
             (Job::Rename { .. }, Item::Integer(0)) if again => Err(Failure::Unknown),
             (Job::Rename { .. }, Item::Integer(0)) => Err(Failure::Exists),
-            (Job::Sync { .. }, Item::Integer(count)) => return durable(count, durability),
-            (Job::Sync { .. }, Item::Array(2)) => match reader.item()? {
+            (
+                Job::Sync { .. }
+                | Job::Group {
+                    task: Task::Settle, ..
+                },
+                Item::Integer(count),
+            ) => return durable(count, durability),
+            (
+                Job::Sync { .. }
+                | Job::Group {
+                    task: Task::Settle, ..
+                },
+                Item::Array(2),
+            ) => match reader.item()? {
                 Some(Item::Integer(count)) => return durable(count, durability),
                 _ => return Err(Malformed),
             },
@@ -530,7 +731,11 @@ impl Call {
             (Job::Make { .. }, Item::Integer(-2)) if again => Err(Failure::Unknown),
             (Job::Make { .. }, Item::Integer(-2)) => Err(Failure::Exists),
             (
-                Job::Look | Job::Make { .. } | Job::Write { .. } | Job::Resize { .. },
+                Job::Look
+                | Job::Make { .. }
+                | Job::Write { .. }
+                | Job::Resize { .. }
+                | Job::Group { .. },
                 Item::Integer(size @ 0..),
             ) => found(size as u64),
             _ => return Err(Malformed),
