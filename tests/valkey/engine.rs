@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 
 use crate::cluster::{Cluster, PRIMARIES};
+use crate::proxy::Proxy;
 use crate::server::{KINDS, Reply, Server};
 
 const CHUNK: u32 = 4096;
@@ -179,6 +180,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
+    apply_at(engine, step, 0)
+}
+
+/// Apply a step whose bytes are counted from here.
+fn apply_at<E: Engine>(engine: &mut E, step: &Step, base: u64) -> Outcome {
     let transact = |engine: &mut E, writes: &[Write<'_>]| {
         let op = Op::Transact {
             checks: &[],
@@ -191,7 +197,7 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
         Step::Write(ino, offset, ref bytes, expect, value) => {
             let op = Op::Write {
                 ino,
-                offset,
+                offset: base + offset,
                 len: bytes.len() as u32,
                 expect,
                 patches: &[Patch::Max { at: 8, value }],
@@ -201,7 +207,11 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
         Step::Read(ino, offset, len) => {
             let mut outcome = run(
                 engine,
-                &Op::Read { ino, offset, len },
+                &Op::Read {
+                    ino,
+                    offset: base + offset,
+                    len,
+                },
                 vec![9; len as usize],
             );
             // Without an inode nothing need be read.
@@ -211,7 +221,8 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
             outcome
         }
         Step::Clear(ino, from, to, expect) => {
-            let size = SIZE * 2;
+            let (size, from) = (base + SIZE * 2, base + from);
+            let to = to.saturating_add(base);
             run(
                 engine,
                 &Op::Clear {
@@ -238,14 +249,20 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
             run(engine, &op, Vec::new())
         }
         Step::Seek(ino, offset, hole) => {
-            let (offset, size) = (offset.min(SIZE - 1), SIZE);
-            let op = Op::Seek {
-                ino,
-                offset,
-                size,
-                hole,
-            };
-            run(engine, &op, Vec::new())
+            let (mut offset, size) = (base + offset.min(SIZE - 1), base + SIZE);
+            loop {
+                let op = Op::Seek {
+                    ino,
+                    offset,
+                    size,
+                    hole,
+                };
+                let outcome = run(engine, &op, Vec::new());
+                match outcome.result {
+                    Ok(Done::More(next)) => offset = next,
+                    _ => return outcome,
+                }
+            }
         }
         Step::Name(ino, name, to) => {
             let value = [&to.to_le_bytes()[..], &[name; 16]].concat();
@@ -334,16 +351,26 @@ fn embedded() -> Embedded {
 
 /// Do the same on volumes of a server, each of a name of its own, and on the embedded engine.
 fn does_the_same(place: &Place) {
+    does_the_same_at(place, 48, None);
+}
+
+/// As [`does_the_same`]; with a base, at and behind this byte of files that spread.
+fn does_the_same_at(place: &Place, count: u32, base: Option<u64>) {
     let volumes = std::cell::Cell::new(0);
     let cases = Cases {
-        cases: 48,
+        cases: count,
+        max_shrink_iters: 64,
         failure_persistence: None,
         ..Cases::default()
     };
     TestRunner::new(cases)
         .run(&steps(), |steps| {
             volumes.set(volumes.get() + 1);
-            let mut valkey = attach(place, &format!("v{}", volumes.get()));
+            let name = format!("v{}-{}", base.unwrap_or(0), volumes.get());
+            let mut valkey = attach_to(&Config {
+                spread: base.map(|_| true),
+                ..config(place, &name)
+            });
             let mut model = embedded();
             // What a new volume has, the model has not.
             let root = [Write::Delete(Key::Inode(1)), Write::Delete(Key::Volume)];
@@ -353,7 +380,18 @@ fn does_the_same(place: &Place) {
             };
             run(&mut valkey, &op, Vec::new());
             for step in &steps {
-                let (found, wanted) = (apply(&mut valkey, step), apply(&mut model, step));
+                if base.is_some() && matches!(step, Step::Copy(..)) {
+                    continue;
+                }
+                let at = base.unwrap_or(0);
+                // What is removed was cleared before.
+                if let (Some(_), &Step::Purge(ino, expect)) = (base, step) {
+                    let step = Step::Clear(ino, 0, u64::MAX, expect);
+                    let cleared = [apply(&mut valkey, &step), apply(&mut model, &step)];
+                    prop_assert_eq!(&cleared[0], &cleared[1], "{:?}", step);
+                }
+                let found = apply_at(&mut valkey, step, at);
+                let wanted = apply_at(&mut model, step, at);
                 prop_assert_eq!(found, wanted, "{}: {:?}", place, step);
             }
             Ok(())
@@ -365,6 +403,35 @@ fn does_the_same(place: &Place) {
 fn every_operation_does_what_the_embedded_engine_does() {
     for kind in KINDS {
         does_the_same(&Server::start(kind, &[]).place());
+    }
+}
+
+/// First bytes of interest: the border of what is near, and that of two groups.
+const BORDERS: [u64; 3] = [
+    (1 << 20) - 2 * CHUNK as u64,
+    3 * 256 * CHUNK as u64 - 2 * CHUNK as u64,
+    40 << 20,
+];
+
+#[test]
+fn every_operation_on_content_that_spreads_does_what_the_embedded_engine_does() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        for base in BORDERS {
+            does_the_same_at(&server.place(), 48, Some(base));
+        }
+    }
+}
+
+#[test]
+fn every_operation_on_content_that_spreads_is_done_once_over_connections_that_break() {
+    let server = Server::start(KINDS[0], &[]);
+    for base in BORDERS {
+        let proxy = Proxy::new(&server.place());
+        // A library goes through in one piece.
+        proxy.cut_within(300_000);
+        does_the_same_at(proxy.place(), 24, Some(base));
+        assert!(proxy.connections() > 100, "{}", proxy.connections());
     }
 }
 

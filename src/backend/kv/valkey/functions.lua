@@ -29,8 +29,8 @@
 -- the group's fence.
 --
 --   PREFIX .. "f"             a hash, the fence: g, the highest generation that was seen here; l, where files of earlier
---                             generations were cut, as generation and byte (7 bytes each), both growing; x, that the file
---                             was removed; and by client, the highest count of connections that it had lost, and when
+--                             generations were cut, as generation and byte (7 bytes each), both growing; x, that it
+--                             stands for a while only, as the group was removed; and by client, the highest count of connections that it had lost, and when
 --                             that came
 --   PREFIX .. index           a string: a chunk of content, index in 4 bytes, big-endian
 --
@@ -701,10 +701,10 @@ end}
 redis.register_function{function_name = 'dpfs_spread_purge', flags = {'allow-oom'}, callback = function(keys, argv)
     local prefix, ino = keys[1], argv[5]
     return once(prefix, argv, function()
+        if not holds(redis.call('GET', inode_at(prefix, ino)), argv[6]) then return 0 end
         if redis.call('ZCARD', groups_at(prefix, ino)) ~= tonumber(argv[7]) then return 2 end
-        local purged = purge(prefix, ino, argv[6])
-        if purged == 1 then redis.call('DEL', generation_at(prefix, ino), groups_at(prefix, ino)) end
-        return purged
+        redis.call('DEL', generation_at(prefix, ino), groups_at(prefix, ino))
+        return purge(prefix, ino, argv[6])
     end)
 end}
 
@@ -731,7 +731,7 @@ end}
 
 -- Of a group from here on: client, and how many connections it has lost, come first.
 
--- What a fence knows: its highest generation, cuts, whether the file was removed. Nothing for a command that was given up with
+-- What a fence knows: its highest generation, cuts, whether the group was removed. Nothing for a command that was given up with
 -- its connection, and done again by another since.
 local function fence(at, argv)
     local client, lost = argv[1], tonumber(argv[2])
@@ -766,7 +766,6 @@ redis.register_function('dpfs_group_write', function(keys, argv)
     local generation, size, offset, bytes = tonumber(argv[3]), tonumber(argv[4]), tonumber(argv[5]), argv[6]
     local seen, cuts, removed = fence(keys[2], argv)
     if not seen then return stale() end
-    if removed then return math.max(seen, 1) end
     local limit = offset + #bytes
     for at = #cuts - CUT + 1, 1, -CUT do
         local by, byte = struct.unpack('>I7I7', cuts, at)
@@ -782,6 +781,11 @@ redis.register_function('dpfs_group_write', function(keys, argv)
         done = done + count
     end
     if generation > seen then redis.call('HSET', keys[2], 'g', generation) end
+    -- The file is there after all.
+    if removed and done > 0 then
+        redis.call('HDEL', keys[2], 'x')
+        redis.call('PERSIST', keys[2])
+    end
     return done < #bytes and seen or 0
 end)
 
@@ -789,10 +793,10 @@ end)
 -- of earlier ones is cut there; without, a hole is made.
 redis.register_function{function_name = 'dpfs_group_clear', flags = {'allow-oom'}, callback = function(keys, argv)
     local generation, size, from, to = tonumber(argv[3]), tonumber(argv[4]), tonumber(argv[5]), tonumber(argv[6])
-    local seen, cuts, removed = fence(keys[2], argv)
+    local seen, cuts = fence(keys[2], argv)
     if not seen then return stale() end
     -- A later generation began when all of this one was cleared, by somebody.
-    if removed or (generation > 0 and seen >= generation) then return 0 end
+    if generation > 0 and seen >= generation then return 0 end
     if generation > 0 then
         while #cuts > 0 and struct.unpack('>I7', cuts, #cuts - 6) >= from do cuts = cuts:sub(1, -1 - CUT) end
         cuts = cuts .. struct.pack('>I7I7', generation, from)
@@ -815,15 +819,15 @@ redis.register_function{function_name = 'dpfs_group_clear', flags = {'allow-oom'
     return 0
 end}
 
--- first and last chunk: 0. The group is removed with its file; the fence stands for a while, for what comes late.
+-- generation, first and last chunk: 0. The group is removed with its file, as if that was cut in the next generation; the
+-- fence stands for a while, for what comes late.
 redis.register_function{function_name = 'dpfs_group_remove', flags = {'allow-oom'}, callback = function(keys, argv)
     local seen = fence(keys[2], argv)
     if not seen then return stale() end
-    local whole = {}
-    for index = tonumber(argv[3]), tonumber(argv[4]) do whole[#whole + 1] = part_at(keys[1], index) end
+    local whole, generation = {}, math.max(seen, tonumber(argv[3]) + 1)
+    for index = tonumber(argv[4]), tonumber(argv[5]) do whole[#whole + 1] = part_at(keys[1], index) end
     redis.call('UNLINK', unpack(whole))
-    redis.call('HSET', keys[2], 'x', '1')
-    redis.call('HDEL', keys[2], 'l')
+    redis.call('HSET', keys[2], 'g', generation, 'l', struct.pack('>I7I7', generation, 0), 'x', '1')
     redis.call('EXPIRE', keys[2], FENCE_LIFE)
     return 0
 end}

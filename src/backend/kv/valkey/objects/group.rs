@@ -66,8 +66,12 @@ pub enum Task {
     },
     /// Make bytes zeros; with a generation the file ends there from then on. The answer is 0.
     Clear { from: u64, to: u64, generation: u64 },
-    /// Remove these chunks, the last included, which are all: the file is removed. The answer is 0.
-    Remove { first: u32, last: u32 },
+    /// Remove these chunks, the last included, which are all: the file is removed, in this generation. The answer is 0.
+    Remove {
+        first: u32,
+        last: u32,
+        generation: u64,
+    },
     /// Find the first chunk of these, the last included, that is there or is not. The answer is 0, or its number and 1.
     Seek { first: u32, last: u32, hole: bool },
     /// Wait until what was changed on the node of this slot is as durable as configured; no group is asked.
@@ -134,9 +138,13 @@ impl Task {
                 let to = to.number(who.client).number(who.lost).number(generation);
                 to.number(chunk).number(from).number(end);
             }
-            Self::Remove { first, last } => {
-                let to = call(to, b"dpfs_group_remove", prefix, 4);
-                let to = to.number(who.client).number(who.lost);
+            Self::Remove {
+                first,
+                last,
+                generation,
+            } => {
+                let to = call(to, b"dpfs_group_remove", prefix, 5);
+                let to = to.number(who.client).number(who.lost).number(generation);
                 to.number(first.into()).number(last.into());
             }
             Self::Seek { first, last, hole } => {

@@ -244,6 +244,7 @@ impl Hands<'_> {
                 _ => Task::Remove {
                     first: (number * u64::from(CHUNKS)).max(near) as u32,
                     last: ((number + 1) * u64::from(CHUNKS) - 1) as u32,
+                    generation: job.told.first().copied().unwrap_or(0),
                 },
             };
             if !self.ask_group(job, number as u32, task, 0) {
