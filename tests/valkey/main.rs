@@ -11,6 +11,7 @@ mod flat;
 mod host;
 mod migration;
 mod proxy;
+mod races;
 mod server;
 mod spread;
 #[path = "../kv/flat.rs"]

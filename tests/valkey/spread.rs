@@ -32,7 +32,7 @@ fn fill(host: &mut Host<Valkey>, file: u64, from: u64, bytes: &[u8]) {
 }
 
 /// Read in pieces as a host does.
-fn content(host: &mut Host<Valkey>, file: u64) -> Vec<u8> {
+pub fn content(host: &mut Host<Valkey>, file: u64) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
         let piece = host.read(file, all.len() as u64, 1 << 20).unwrap();

@@ -642,6 +642,9 @@ redis.register_function('dpfs_spread_write', function(keys, argv)
         local known = tonumber(redis.call('HGET', at, 'g') or 0)
         if ends > 0 and ends ~= known then return 1 end
         local generation = math.max(known, least, 1)
+        local by_version, longer = argv[6]:sub(1, 1) == 'V', raises(stored, argv[7])
+        -- Who takes a place at the end has others that make the file longer begin again: it may be theirs, too.
+        if by_version and longer then generation = generation + 1 end
         if known == 0 then redis.call('HSET', at, 'i', this_server()) end
         if generation ~= known then redis.call('HSET', at, 'g', generation) end
         if ends == 0 then
@@ -649,7 +652,7 @@ redis.register_function('dpfs_spread_write', function(keys, argv)
                 redis.call('ZADD', groups_at(prefix, ino), group, group)
             end
             -- Whoever goes by a version has nobody come between, and is told where its bytes belong.
-            if argv[6]:sub(1, 1) ~= 'V' and raises(stored, argv[7]) then return 2 * generation + 2 end
+            if longer and not by_version then return 2 * generation + 2 end
         end
         write_chunks(prefix, ino, tonumber(argv[8]), tonumber(argv[9]), argv[14])
         redis.call('SET', inode_at(prefix, ino), patch(stored, version, argv[7]))

@@ -20,7 +20,8 @@
 //! to, with the generation that was told; and then the size grows, unless the generation is another one, when all begins
 //! again. So no size is seen without its content either, and what a crash in between leaves is content that no acknowledged write
 //! promised. A write that goes by the inode's version (O_APPEND) changes the size at its beginning: its place is its own
-//! from then on, and zeros for a moment. When a group's node is full, the write fails as a whole, and other parts of the
+//! from then on, and zeros for a moment; it raises the generation, so that others that make the file longer at the same time
+//! begin again. When a group's node is full, the write fails as a whole, and other parts of the
 //! range may have been written.
 //!
 //! # Clearing, and what comes late
