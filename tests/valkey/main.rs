@@ -4,6 +4,7 @@ mod cluster;
 mod durable;
 mod engine;
 mod failover;
+mod far;
 mod faults;
 mod flat;
 #[expect(dead_code, reason = "the embedded engine's tests use all of it")]

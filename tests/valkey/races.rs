@@ -1,7 +1,6 @@
 //! Requests of two daemons for one file whose content spreads, at once; and a daemon that dies in the middle of one.
 
 use dpfs::backend::kv::fsck;
-use dpfs::backend::kv::valkey::Valkey;
 use dpfs::backend::kv::valkey::server::{Config, Place};
 use dpfs::wire::fuse::{FallocateIn, Opcode, SetattrIn, SetattrValid, WriteIn};
 use dpfs_harness::Message;

@@ -3,11 +3,15 @@
 use dpfs::backend::kv::fsck;
 use dpfs::backend::kv::valkey::Valkey;
 
+use dpfs::backend::kv::valkey::server::{Config, Server as Volume};
+use dpfs::wire::errno::Errno;
+
 use crate::cluster::{Cluster, PRIMARIES};
-use crate::engine::attach_to;
+use crate::engine::{attach_to, config};
 use crate::failover::in_cluster;
 use crate::host::{Host, O_APPEND, ROOT};
-use crate::server::{KINDS, Reply};
+use crate::proxy::Proxy;
+use crate::server::{KINDS, Reply, Server};
 use crate::tree::settle;
 
 const MIB: u64 = 1 << 20;
@@ -109,4 +113,128 @@ fn a_large_file_is_on_all_nodes_and_leaves_them_all() {
         let report = report.unwrap();
         assert_eq!((report.damage, report.orphans), (Vec::new(), 0), "{kind}");
     }
+}
+
+#[test]
+fn content_without_an_inode_is_found_on_every_node_and_removed() {
+    let cluster = Cluster::start(KINDS[0], &[]);
+    let places = cluster.places();
+    let mut host = Host::over(attach_to(&in_cluster(&places)));
+    let (lost, kept) = ("lost", "kept");
+    for name in [lost, kept] {
+        let file = host.create(ROOT, name).unwrap().nodeid;
+        fill(&mut host, file, 0, &pattern(0, 9 * MIB, 3));
+    }
+    let before = chunks(&cluster);
+    assert!(before.iter().all(|&count| count > 0), "{before:?}");
+    let ino = host.lookup(ROOT, lost).unwrap().attr.ino;
+    // As a near node that has lost it.
+    host.bed.session().reset();
+    let check = |repair| {
+        let mut engine = attach_to(&in_cluster(&places));
+        fsck::check(&mut engine, repair, &mut |_, _| ())
+            .unwrap()
+            .damage
+    };
+    assert_eq!(check(false), Vec::<String>::new());
+    let inode = [b"{v}\0", &ino.to_be_bytes()[..]].concat();
+    let mut owner = cluster.nodes[cluster.owner("v")].connect();
+    assert_eq!(owner.ask(&[b"DEL", &inode]), Reply::Integer(1));
+    let found = check(true);
+    let parts = found
+        .iter()
+        .filter(|what| what.starts_with("content of inode"));
+    assert_eq!(parts.count(), 8, "{found:?}");
+    assert_eq!(check(false), Vec::<String>::new());
+    let left: usize = chunks(&cluster).iter().sum();
+    assert_eq!(left * 2, before.iter().sum::<usize>());
+    let mut host = Host::over(attach_to(&in_cluster(&places)));
+    let file = host.lookup(ROOT, kept).unwrap().nodeid;
+    same(&content(&mut host, file), &pattern(0, 9 * MIB, 3));
+}
+
+#[test]
+fn a_volume_spreads_as_it_was_made_and_says_so() {
+    let server = Server::start(KINDS[0], &[]);
+    let place = server.place();
+    let with = |volume, spread| Config {
+        spread,
+        ..config(&place, volume)
+    };
+    drop(attach_to(&with("plain", None)));
+    drop(attach_to(&with("wide", Some(true))));
+    for (volume, made) in [("plain", false), ("wide", true)] {
+        for spread in [None, Some(made)] {
+            drop(attach_to(&with(volume, spread)));
+        }
+        let refused = Volume::open(&with(volume, Some(!made))).err().unwrap();
+        let wanted = format!(
+            "spread = {}, but the volume {volume:?} was made with spread = {made}, and stays so",
+            !made
+        );
+        assert_eq!(refused, wanted);
+        assert_eq!(
+            Volume::look(&with(volume, Some(!made))).unwrap_err(),
+            wanted
+        );
+    }
+    // A client that knows nothing of it is refused, and keeps what does not spread.
+    let open = |volume: &str| {
+        let (prefix, key) = (format!("{{{volume}}}"), format!("{{{volume}}}k"));
+        let words = ["FCALL", "dpfs_open", "2", &prefix, &key, "0"].map(str::as_bytes);
+        server.connect().ask(&words)
+    };
+    assert!(matches!(open("plain"), Reply::Elements(found) if found.len() == 3));
+    assert!(matches!(open("wide"), Reply::Error(text) if text.starts_with(b"DPFS")));
+}
+
+/// Count the turns of one call.
+fn turns<T>(
+    proxy: &Proxy,
+    host: &mut Host<Valkey>,
+    call: impl FnOnce(&mut Host<Valkey>) -> T,
+) -> u64 {
+    let before = proxy.turns();
+    call(host);
+    proxy.turns() - before
+}
+
+#[test]
+fn round_trips_are_no_more_where_content_is_near_and_few_where_it_is_not() {
+    let server = Server::start(KINDS[0], &[]);
+    let proxy = Proxy::new(&server.place());
+    let mut host = Host::over(attach_to(&Config {
+        spread: Some(true),
+        ..config(proxy.place(), "v")
+    }));
+    let file = host.create(ROOT, "file").unwrap().nodeid;
+    settle(&mut host);
+    let data = [7; 4096];
+    let host = &mut host;
+    let write = |host: &mut Host<Valkey>, at: u64| {
+        turns(&proxy, host, |host| {
+            host.write(file, at, &data, (0, 0)).unwrap()
+        })
+    };
+    assert_eq!(write(host, 0), 1);
+    assert_eq!(write(host, MIB - 4096), 1);
+    assert_eq!(write(host, MIB), 3, "longer");
+    assert_eq!(write(host, MIB), 2, "in place");
+    assert_eq!(write(host, 0), 1);
+    let read = |host: &mut Host<Valkey>, at| {
+        turns(&proxy, host, |host| host.read(file, at, 4096).unwrap())
+    };
+    assert_eq!((read(host, 0), read(host, MIB)), (1, 2));
+    let copy = host.create(ROOT, "copy").unwrap().nodeid;
+    let copied = host.copy((file, MIB - 100), (copy, 0), 200);
+    assert_eq!(copied, Err(Errno::EOPNOTSUPP));
+    assert_eq!(host.copy((file, 0), (copy, 0), 4096), Ok(4096));
+    let small = host.create(ROOT, "small").unwrap().nodeid;
+    host.write(small, 0, &data, (0, 0)).unwrap();
+    host.open(small, 2).unwrap();
+    let shorter = turns(&proxy, host, |host| host.truncate(small, 10).unwrap());
+    assert_eq!(shorter, 6);
+    // The host lets go, and what has no groups is gone at once.
+    host.unlink(ROOT, "small").unwrap();
+    assert_eq!(turns(&proxy, host, |host| host.forget(small)), 3);
 }

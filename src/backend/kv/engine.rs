@@ -295,6 +295,9 @@ pub enum List {
     /// Names of a directory, for fsck: values of [`Key::Name`], with `name` set. `at` may be the engine's own cursor;
     /// then they come in its order, one may come twice, and `limit` does not count.
     Names(u64),
+    /// Content that lies apart from the volume, for fsck: `name` is an inode's number in 8 bytes and that of a part of its
+    /// content in 4, big-endian. One may come many times, `limit` does not count, and most engines have none.
+    Groups,
 }
 
 /// Ask for one thing.
@@ -420,6 +423,13 @@ pub enum Op<'a> {
         ino: u64,
         /// How the inode must be.
         expect: Expect,
+    },
+    /// Remove content that [`List::Groups`] told of, and whose inode is not there, for fsck.
+    Discard {
+        /// Inode.
+        ino: u64,
+        /// Which part.
+        group: u32,
     },
     /// Reserve `count` numbers of the volume that nobody else gets: [`Done::First`]. They begin above 1023, and stay
     /// below 2^53.

@@ -1,6 +1,6 @@
 //! The engine of one core: a connection for everything, and one for what has to wait until it is durable.
 
-use super::super::engine::{Busy, Client, Done, Engine, Op, Token};
+use super::super::engine::{Busy, Client, Done, Engine, List, Op, Token};
 use super::connection::{Aim, Connection, Settings};
 use super::pipeline::FULL;
 use super::reply::Ask;
@@ -68,7 +68,13 @@ impl Engine for Valkey {
             return taken;
         }
         match (op, &mut self.sync) {
-            (Op::Sync, None) => client.done(token, Ok(Done::Done)),
+            (Op::Sync, None) | (Op::Discard { .. }, _) => client.done(token, Ok(Done::Done)),
+            (
+                Op::Scan {
+                    list: List::Groups, ..
+                },
+                _,
+            ) => client.done(token, Ok(Done::Listed { more: false })),
             (Op::Sync, Some(sync)) => return sync.submit(token),
             _ => return self.main.submit(token, &Ask::Op(op)),
         }

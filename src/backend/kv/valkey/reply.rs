@@ -110,7 +110,7 @@ pub fn expected(ask: &Ask<'_>, call: &mut Call) {
             match list {
                 List::Entries(_) | List::Orphans => What::List,
                 List::Xattrs(_) => What::NamedList,
-                List::Inodes | List::Names(_) => What::Unordered,
+                List::Inodes | List::Names(_) | List::Groups => What::Unordered,
             }
         }
         Op::Transact { .. } | Op::Write { .. } | Op::Copy { .. } | Op::Purge { .. } => What::Change,
@@ -121,7 +121,7 @@ pub fn expected(ask: &Ask<'_>, call: &mut Call) {
         Op::Clear { .. } => What::Clear,
         Op::Seek { .. } => What::Seek,
         Op::Reserve { .. } => What::Reserve,
-        Op::Sync | Op::Usage => What::Usage,
+        Op::Sync | Op::Usage | Op::Discard { .. } => What::Usage,
     };
 }
 
@@ -189,7 +189,8 @@ pub fn request(
         } => request::seek(to, prefix, ino, (offset, size), chunk, hole),
         Op::Purge { ino, expect } => request::purge(to, prefix, once, ino, expect),
         Op::Reserve { count } => request::reserve(to, prefix, once, count),
-        Op::Sync | Op::Usage => {
+        // Who asks for the others has them done elsewhere.
+        Op::Sync | Op::Usage | Op::Discard { .. } => {
             to.request(2).bytes(b"INFO").bytes(b"memory");
         }
     }

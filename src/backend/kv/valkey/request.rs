@@ -235,14 +235,15 @@ pub fn scan(to: &mut Encoder<'_>, prefix: &[u8], list: List, after: u64, limit: 
             return;
         }
         List::Orphans => (0, kind::ORPHAN),
-        List::Inodes => (0, kind::INODE),
+        // Groups are listed where they are.
+        List::Inodes | List::Groups => (0, kind::INODE),
     };
     let to = call(to, b"dpfs_scan", prefix, 5)
         .bytes(&[kind])
         .bytes(&ino.to_be_bytes());
     match list {
         List::Entries(_) | List::Orphans => to.bytes(&after.saturating_add(1).to_be_bytes()),
-        List::Xattrs(_) | List::Inodes | List::Names(_) => to.number(after),
+        List::Xattrs(_) | List::Inodes | List::Groups | List::Names(_) => to.number(after),
     };
     to.number(limit.into()).number(follow.into());
 }

@@ -55,8 +55,8 @@ mod turn;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::engine::{Busy, Client, Failure, Op, Token};
-use super::super::objects::Objects;
+use super::super::engine::{Busy, Client, Failure, List, Op, Token};
+use super::super::objects::{Cursor, Objects};
 use super::connection::{Connection, Settings};
 use super::objects::Strings;
 use crate::mem::{Arena, Handle, RingBuffer};
@@ -181,6 +181,21 @@ impl Spread {
                 client.done(token, Err(Failure::Unsupported));
                 return Some(Ok(()));
             }
+            Op::Scan {
+                list: List::Groups,
+                after,
+                ..
+            } => {
+                if after == 0 {
+                    self.jobs.cursor = Cursor::default();
+                }
+                Job::new(token, Kind::List, 0, (0, 0)).at(Step::Far)
+            }
+            Op::Discard { ino, group } => {
+                let mut job = Job::new(token, Kind::Discard, ino, (0, 0)).at(Step::Far);
+                let _ = job.told.extend_from_slice(&[0, 1, group.into()]);
+                job
+            }
             Op::Sync if self.settings.durability.is_some() => {
                 Job::new(token, Kind::Sync, 0, (0, 0))
             }
@@ -206,6 +221,7 @@ impl Spread {
             settings: self.settings,
             near,
             far: &mut self.far,
+            cursor: &self.jobs.cursor,
             handle,
         };
         loop {
@@ -250,6 +266,7 @@ impl Spread {
             let mut taker = FromFar {
                 client,
                 jobs: &mut self.jobs,
+                prefix: self.settings.prefix,
             };
             any |= self.far.poll(now, &mut taker);
             let ready = self.jobs.ready();

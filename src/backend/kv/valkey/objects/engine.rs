@@ -6,7 +6,7 @@ use core::net::SocketAddr;
 
 use super::super::super::engine::{Busy, NAME_MAX, Token};
 use super::super::super::line::{Tcp, Transport};
-use super::super::super::objects::{Client, Done, Failure, Objects, Op};
+use super::super::super::objects::{Client, Cursor, Done, Failure, Objects, Op};
 use super::super::connection::Settings;
 use super::super::link::{Sockets, Trouble, kept};
 use super::super::route::Target;
@@ -159,6 +159,17 @@ impl Strings {
             return Err(Busy);
         }
         self.enter(Call::group(token, group, task, base, self.settings.prefix))
+    }
+
+    /// Ask for a part of all names.
+    ///
+    /// # Errors
+    /// [`Busy`] when there is no room.
+    pub(in super::super) fn list(&mut self, token: Token, cursor: &Cursor) -> Result<(), Busy> {
+        if self.calls.len() + OWN >= self.calls.capacity() {
+            return Err(Busy);
+        }
+        self.enter(Call::new(token, &Op::List { cursor }))
     }
 
     /// Ask each node that has slots to wait until what was changed there is durable. Gives how many are asked.

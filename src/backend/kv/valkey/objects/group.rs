@@ -22,6 +22,21 @@ pub fn name_of_settle(number: u32, volume: &[u8], place: &mut [u8; NAME_MAX]) ->
     tag(volume, 0, number, place)
 }
 
+/// Tell which group of a volume has a chunk under this key, if it is one.
+pub fn of_chunk(key: &[u8], volume: &[u8]) -> Option<Group> {
+    let rest = key.strip_prefix(volume.strip_suffix(b"}")?)?;
+    let (index, tag) = rest
+        .split_last_chunk::<4>()
+        .map(|(tag, index)| (index, tag))?;
+    let tag = core::str::from_utf8(tag.strip_prefix(b".")?.strip_suffix(b"}")?).ok()?;
+    let (ino, number) = tag.split_once('.')?;
+    let group = Group {
+        ino: u64::from_str_radix(ino, 16).ok()?,
+        number: u32::from_str_radix(number, 16).ok()?,
+    };
+    (u32::from_be_bytes(*index) / CHUNKS == group.number).then_some(group)
+}
+
 fn tag(volume: &[u8], ino: u64, number: u32, place: &mut [u8; NAME_MAX]) -> u8 {
     let volume = volume.strip_suffix(b"}").unwrap_or(volume);
     let mut at = 0;
@@ -198,6 +213,20 @@ mod tests {
         assert_eq!(named(1024, 0), "{v.x.400.0}");
         assert_eq!(named(u64::MAX, u32::MAX), "{v.x.ffffffffffffffff.ffffffff}");
         assert_eq!(named(0x1f, 0x10), "{v.x.1f.10}");
+        let group = Group {
+            ino: 0x1f,
+            number: 0x10,
+        };
+        assert_eq!(of_chunk(b"{v.x.1f.10}\0\0\x10\xff", b"{v.x}"), Some(group));
+        let others: [&[u8]; 4] = [
+            b"{v.x.1f.10}\0\0\x11\0",
+            b"{v.x.1f.10}f",
+            b"{v.y.1f.10}\0\0\x10\0",
+            b"{v.x}\0\0\x10\0",
+        ];
+        others
+            .iter()
+            .for_each(|key| assert_eq!(of_chunk(key, b"{v.x}"), None));
         let slots: std::collections::BTreeSet<u16> = (0..64)
             .map(|number| slot(named(7, number).as_bytes()))
             .collect();

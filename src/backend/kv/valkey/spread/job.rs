@@ -4,6 +4,7 @@ use super::super::super::engine::{
     Client, Done, Expect, Failure, Op, PATCHES_MAX, Patch, Record, Token,
 };
 use super::super::super::objects;
+use super::super::objects::group::{self, Group};
 use super::super::request;
 use super::near::GROUPS;
 use crate::mem::{Arena, Handle, OutOfMemory, RingBuffer, Segment, SlotMap};
@@ -22,8 +23,14 @@ pub enum Kind {
     Write,
     Clear,
     Purge,
-    Seek { hole: bool },
+    Seek {
+        hole: bool,
+    },
     Sync,
+    /// Names of groups, for fsck.
+    List,
+    /// Remove a group that has no inode.
+    Discard,
 }
 
 /// Where a job stands.
@@ -55,12 +62,12 @@ pub struct Job {
     pub generation: u64,
     /// Lowest generation that a write may have.
     pub least: u64,
-    /// The inode has changed.
+    /// The inode has changed; or a listing goes on.
     pub changed: bool,
     /// A call to the volume's own node is under way; its answer.
     pub asked: bool,
     pub near: Option<Result<Done, Failure>>,
-    /// A READ found the inode.
+    /// A READ found the inode, a listing something.
     pub found: bool,
     /// Generation, number of groups, groups: what was told.
     pub told: heapless::Vec<u64, { GROUPS + 2 }>,
@@ -113,6 +120,12 @@ impl Job {
         }
     }
 
+    /// Begin at a step.
+    pub fn at(mut self, step: Step) -> Self {
+        self.step = step;
+        self
+    }
+
     /// Keep what is to be expected.
     pub fn expecting(mut self, expect: Expect) -> Self {
         self.expect = expect;
@@ -141,6 +154,8 @@ impl Job {
 /// Hold the jobs of one core.
 pub struct Jobs {
     pub all: SlotMap<Job>,
+    /// Where the listing of groups goes on.
+    pub cursor: objects::Cursor,
     /// Those that can go on.
     ready: RingBuffer<'static, u64>,
 }
@@ -149,6 +164,7 @@ impl Jobs {
     pub fn new(arena: &Arena, jobs: u32) -> Result<Self, OutOfMemory> {
         Ok(Self {
             all: SlotMap::new(arena, jobs)?,
+            cursor: objects::Cursor::default(),
             ready: RingBuffer::new(arena.zeroed(jobs as usize)?),
         })
     }
@@ -241,12 +257,36 @@ impl Client for FromNear<'_> {
 pub struct FromFar<'a> {
     pub client: &'a mut dyn Client,
     pub jobs: &'a mut Jobs,
+    /// The volume's.
+    pub prefix: &'static [u8],
 }
 
 impl objects::Client for FromFar<'_> {
-    fn name(&mut self, _: Token, _: &[u8]) {}
+    fn name(&mut self, token: Token, name: &[u8]) {
+        let Some(Group { ino, number }) = group::of_chunk(name, self.prefix) else {
+            return;
+        };
+        let Some(job) = self.jobs.all.get_mut(Handle::from_bits(token.0)) else {
+            return;
+        };
+        job.found = true;
+        let mut name = [0; 12];
+        name[..8].copy_from_slice(&ino.to_be_bytes());
+        name[8..].copy_from_slice(&number.to_be_bytes());
+        let record = Record {
+            index: 0,
+            followed: false,
+            at: 1,
+            version: 0,
+            name: &name,
+            value: &[],
+        };
+        self.client.record(job.token, record);
+    }
 
-    fn place(&mut self, _: Token, _: &objects::Cursor) {}
+    fn place(&mut self, _: Token, place: &objects::Cursor) {
+        self.jobs.cursor = *place;
+    }
 
     fn buffers(&self, token: Token) -> &[Segment] {
         let token = self.jobs.token(Handle::from_bits(token.0));
@@ -266,6 +306,7 @@ impl objects::Client for FromFar<'_> {
         job.pending = job.pending.saturating_sub(1);
         match result {
             Ok(objects::Done::Found(found)) => job.answer = job.answer.max(found.size),
+            Ok(objects::Done::Listed { more }) => job.changed = more,
             Ok(_) => {}
             Err(failure) => job.failure = Some(job.failure.unwrap_or(told(failure))),
         }

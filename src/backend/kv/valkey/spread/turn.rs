@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::super::super::engine::{Done, Expect, Failure, Op, Token};
+use super::super::super::objects::Cursor;
 use super::super::connection::{Connection, Settings};
 use super::super::objects::Strings;
 use super::super::objects::group::{CHUNKS, Group, READ_CHUNKS, Task};
@@ -19,6 +20,8 @@ pub struct Hands<'a> {
     pub settings: &'static Settings,
     pub near: &'a mut Connection,
     pub far: &'a mut Strings,
+    /// Where a listing goes on.
+    pub cursor: &'a Cursor,
     pub handle: Handle,
 }
 
@@ -185,6 +188,7 @@ impl Hands<'_> {
         let all = match job.kind {
             Kind::Read | Kind::Write => self.ask_for_bytes(job),
             Kind::Seek { hole } => self.ask_for_place(job, hole),
+            Kind::List => self.ask_for_names(job),
             _ => self.ask_groups(job),
         };
         match (job.failure, all) {
@@ -270,6 +274,16 @@ impl Hands<'_> {
         job.next > 0
     }
 
+    /// Ask for a part of the names of all keys. True when it is asked for.
+    fn ask_for_names(&mut self, job: &mut Job) -> bool {
+        if job.next == 0 {
+            let token = Token(self.handle.to_bits());
+            let asked = self.far.list(token, self.cursor).is_ok();
+            (job.next, job.pending) = (asked.into(), asked.into());
+        }
+        job.next > 0
+    }
+
     fn chunk(&self, byte: u64) -> u32 {
         (byte / u64::from(self.settings.chunk)) as u32
     }
@@ -281,7 +295,10 @@ impl Hands<'_> {
     /// Go on when all that were asked have answered.
     fn answered(&mut self, job: &mut Job) -> Turn {
         match job.kind {
-            Kind::Read | Kind::Sync => Turn::End(Ok(Done::Done)),
+            Kind::Read | Kind::Sync | Kind::Discard => Turn::End(Ok(Done::Done)),
+            // What came was another's, or no content.
+            Kind::List if job.changed && !job.found => Turn::Next(Step::Far),
+            Kind::List => Turn::End(Ok(Done::Listed { more: job.changed })),
             Kind::Write => wrote(job),
             Kind::Clear | Kind::Purge => {
                 let (told, last) = (job.groups().len(), job.groups().last().copied());
