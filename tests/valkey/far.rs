@@ -175,3 +175,108 @@ fn slots_of_content_that_move_key_by_key_under_load_lose_nothing() {
         }
     }
 }
+
+#[test]
+fn a_node_of_content_that_has_lost_the_functions_gets_them_again() {
+    let cluster = Cluster::start(KINDS[0], &[]);
+    let places = cluster.places();
+    let mut host = durable(&places, Durability::Replicas(1));
+    make(&mut host, 0);
+    for node in &cluster.nodes[..PRIMARIES] {
+        ok(&mut node.connect(), &["FUNCTION", "FLUSH"]);
+    }
+    (1..3).for_each(|number| make(&mut host, number));
+    is_whole(&places, 0..3);
+}
+
+#[test]
+fn a_node_of_content_that_is_full_takes_no_more_and_gives_back() {
+    let cluster = Cluster::start(KINDS[0], &[]);
+    let places = cluster.places();
+    let mut host = Host::over(attach_to(&in_cluster(&places)));
+    let old = host.create(ROOT, "old").unwrap().nodeid;
+    let model = bytes(7);
+    for (piece, at) in model.chunks(MIB).zip(0..) {
+        host.write(old, at * MIB as u64, piece, (0, 0)).unwrap();
+    }
+    let near = cluster.owner("v");
+    let full = (near + 1) % PRIMARIES;
+    let memory = ["CONFIG", "SET", "maxmemory"];
+    let mut node = cluster.nodes[full].connect();
+    ok(&mut node, &[&memory[..], &["1mb"]].concat());
+    let new = host.create(ROOT, "new").unwrap().nodeid;
+    let mut refused = 0;
+    for at in 0..16 {
+        match host.write(new, at * MIB as u64, &[3; MIB], (0, 0)) {
+            Ok(written) => assert_eq!(written as usize, MIB),
+            Err(error) => {
+                assert_eq!(error, Errno::ENOSPC);
+                refused += 1;
+            }
+        }
+    }
+    assert!((1..16).contains(&refused), "{refused}");
+    // What is there is read, and what is removed is given back.
+    assert!(content(&mut host, old) == model);
+    host.truncate(old, 2 * MIB as u64).unwrap();
+    assert!(content(&mut host, old) == model[..2 * MIB]);
+    for (name, file) in [("old", old), ("new", new)] {
+        host.unlink(ROOT, name).unwrap();
+        host.forget(file);
+    }
+    settle(&mut host);
+    ok(&mut node, &[&memory[..], &["0"]].concat());
+    for node in &cluster.nodes[..PRIMARIES] {
+        let left = node.connect().ask(&[b"KEYS", b"{v.*}????"]);
+        assert_eq!(left, Reply::Elements(Vec::new()));
+    }
+}
+
+#[test]
+fn only_what_needs_a_node_that_is_down_waits_for_it() {
+    let cluster = Cluster::start(KINDS[0], &["--cluster-require-full-coverage", "no"]);
+    let places = cluster.places();
+    let config = Config {
+        timeout: 3_000_000_000,
+        ..in_cluster(&places)
+    };
+    let mut host = Host::over(attach_to(&config));
+    let entry = host.create(ROOT, "file").unwrap();
+    for (piece, at) in bytes(1).chunks(MIB).zip(0..) {
+        host.write(entry.nodeid, at * MIB as u64, piece, (0, 0))
+            .unwrap();
+    }
+    let near = cluster.owner("v");
+    let down = (near + 1) % PRIMARIES;
+    // Its replica, too: nobody takes over.
+    for node in [down + PRIMARIES, down] {
+        cluster.nodes[node].signal("STOP");
+    }
+    let (mut waited, mut served) = (0, 0);
+    for group in 1..9 {
+        let at = (group * MIB) as u64;
+        let there = cluster.owner_by(near, &format!("v.{:x}.{group:x}", entry.attr.ino));
+        // A node that fails is nobody's owner any more.
+        let is_down = there.is_none_or(|there| there == down);
+        match host.read(entry.nodeid, at, 9000) {
+            Ok(found) => {
+                assert_eq!(found, bytes(1)[at as usize..][..9000]);
+                assert!(!is_down, "{group}");
+                served += 1;
+            }
+            Err(error) => {
+                assert!(is_down, "{group}: {error}");
+                waited += 1;
+            }
+        }
+        assert_eq!(host.read(entry.nodeid, 0, 9000).unwrap(), bytes(1)[..9000]);
+    }
+    for node in [down + PRIMARIES, down] {
+        cluster.nodes[node].signal("CONT");
+    }
+    assert!(waited > 0 && served > 0, "{waited}, {served}");
+    wait_for("all is read again", || {
+        (1..9).all(|group| host.read(entry.nodeid, (group * MIB) as u64, 9000).is_ok())
+    });
+    assert!(content(&mut host, entry.nodeid) == bytes(1));
+}
