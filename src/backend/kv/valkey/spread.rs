@@ -208,10 +208,10 @@ impl Spread {
         Some(Ok(()))
     }
 
-    /// Go on with a job as far as it goes.
-    fn go_on(&mut self, handle: Handle, near: &mut Connection, client: &mut dyn Client) {
+    /// Go on with a job as far as it goes. False when there was no room for what it asks.
+    fn go_on(&mut self, handle: Handle, near: &mut Connection, client: &mut dyn Client) -> bool {
         let Some(job) = self.jobs.all.get_mut(handle) else {
-            return;
+            return true;
         };
         if job.since == Instant(0) {
             job.since = self.now;
@@ -233,8 +233,11 @@ impl Spread {
                 Turn::Next(step) => {
                     (job.step, job.next) = (step, 0);
                 }
-                Turn::Wait => return,
-                Turn::Busy => return self.jobs.wake(handle),
+                Turn::Wait => return true,
+                Turn::Busy => {
+                    self.jobs.wake(handle);
+                    return false;
+                }
                 Turn::End(result) => {
                     let (token, kind) = (job.token, job.kind);
                     if job.far {
@@ -244,9 +247,10 @@ impl Spread {
                     self.jobs.all.remove(handle);
                     if kind == Kind::Sync && result.is_ok() {
                         let _ = self.settled.push(token.0);
-                        return;
+                    } else {
+                        client.done(token, result);
                     }
-                    return client.done(token, result);
+                    return true;
                 }
             }
         }
@@ -275,7 +279,7 @@ impl Spread {
             }
             for _ in 0..ready {
                 if let Some(handle) = self.jobs.next() {
-                    self.go_on(handle, near, client);
+                    any |= self.go_on(handle, near, client);
                 }
             }
         }
