@@ -21,7 +21,7 @@
 //! again. So no size is seen without its content either, and what a crash in between leaves is content that no acknowledged write
 //! promised. A write that goes by the inode's version (O_APPEND) changes the size at its beginning: its place is its own
 //! from then on, and zeros for a moment; it raises the generation, so that others that make the file longer at the same time
-//! begin again. When a group's node is full, the write fails as a whole, and other parts of the
+//! begin again. Two writes at once to the same bytes leave those of either in each group, as over NFS. When a group's node is full, the write fails as a whole, and other parts of the
 //! range may have been written.
 //!
 //! # Clearing, and what comes late
