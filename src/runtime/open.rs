@@ -150,6 +150,7 @@ pub(super) fn valkey_config<'a>(kv: &config::Kv, valkey: &'a config::Valkey) -> 
         chunk: kv.chunk,
         timeout: valkey.timeout,
         durability: valkey.durability,
+        spread: valkey.spread,
     }
 }
 

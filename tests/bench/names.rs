@@ -128,6 +128,7 @@ pub fn run() {
         chunk: 64 << 10,
         timeout: 60_000_000_000,
         durability: None,
+        spread: None,
     });
     let served = Served::new(volume.unwrap(), nodes, ALWAYS, false).unwrap();
     let served: &'static Served<Store> = Box::leak(Box::new(served));

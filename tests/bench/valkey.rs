@@ -146,6 +146,7 @@ pub fn run() {
             chunk: CHUNK as u32,
             timeout: 60_000_000_000,
             durability: None,
+            spread: None,
         });
         let served = Served::new(volume.unwrap(), 1 << 17, ALWAYS, false).unwrap();
         let served: &'static Served<Volume> = Box::leak(Box::new(served));

@@ -4,6 +4,7 @@ mod cluster;
 mod durable;
 mod engine;
 mod failover;
+mod far;
 mod faults;
 mod flat;
 #[expect(dead_code, reason = "the embedded engine's tests use all of it")]
@@ -11,7 +12,9 @@ mod flat;
 mod host;
 mod migration;
 mod proxy;
+mod races;
 mod server;
+mod spread;
 #[path = "../kv/flat.rs"]
 mod suite;
 mod tree;

@@ -17,6 +17,8 @@ struct State {
     connections: AtomicU64,
     /// A connection is cut after so many bytes at most, both directions together; zero for never.
     cut: AtomicU64,
+    /// Pieces of what the engine says that still get through, and one more; zero for all.
+    pieces: AtomicU64,
     /// Whose word it was: true for the engine's.
     asked: Mutex<bool>,
 }
@@ -81,9 +83,23 @@ impl Proxy {
         self.state.connections.load(SeqCst)
     }
 
+    /// Let so many pieces of what the engine says get through, and nothing more.
+    pub fn lose_after(&self, pieces: u64) {
+        self.state.pieces.store(pieces + 1, SeqCst);
+    }
+
     /// Cut each connection that is made from now on after at most so many bytes; zero for never.
     pub fn cut_within(&self, bytes: u64) {
         self.state.cut.store(bytes, SeqCst);
+    }
+}
+
+impl State {
+    /// Tell whether a piece of what the engine says is lost.
+    fn loses(&self) -> bool {
+        let less = |left: u64| (left > 1).then(|| left - 1);
+        let taken = self.pieces.fetch_update(SeqCst, SeqCst, less);
+        taken == Err(1)
     }
 }
 
@@ -94,6 +110,9 @@ fn forward(mut from: TcpStream, mut to: TcpStream, asks: bool, state: &State, le
         let spoke = std::mem::replace(&mut *state.asked.lock().unwrap(), asks);
         if spoke && !asks {
             state.turns.fetch_add(1, SeqCst);
+        }
+        if asks && state.loses() {
+            continue;
         }
         let mut ends = false;
         if limited {

@@ -261,6 +261,9 @@ pub struct Valkey {
     pub timeout: u64,
     /// What FSYNC and SYNCFS wait for. Default: nothing.
     pub durability: Option<Durability>,
+    /// Whether content of large files spreads over the nodes of a cluster. Default: as the volume was made; of a new one,
+    /// where there is a cluster.
+    pub spread: Option<bool>,
 }
 
 /// Configure the `local` backend.
