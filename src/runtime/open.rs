@@ -113,7 +113,7 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
         config::Cache::Always => nfs::Cache::Always,
     };
     nfs::served::open(&nfs::served::Config {
-        server: nfs.server.clone(),
+        servers: nfs.servers.clone(),
         port: nfs.port,
         export: nfs.export.clone(),
         minor: nfs.minor,

@@ -37,7 +37,7 @@ const MACHINE: Credentials = Credentials::Sys {
 
 fn config(port: u16) -> Config {
     Config {
-        server: "127.0.0.1".into(),
+        servers: vec!["127.0.0.1".into()],
         port,
         export: EXPORT.into(),
         minor: Some(1),
@@ -105,7 +105,7 @@ impl Bare {
                 results
                     .exchange_id()
                     .unwrap()
-                    .map(|(id, number, ..)| (id, number))
+                    .map(|known| (known.client, known.sequence))
             },
         );
         bare.session = bare.ask(

@@ -82,8 +82,9 @@ impl Nfs {
                     return false;
                 }
                 let settings = &self.volume.settings;
-                if let Some(fd) =
-                    link.connect(&settings.server, settings.options.reserved_port, self.now)
+                let servers = settings.servers;
+                let server = servers[(at + link.failures) % servers.len()];
+                if let Some(fd) = link.connect(&server, settings.options.reserved_port, self.now)
                     && self.epoll.add(fd, at as u64).is_err()
                 {
                     self.close_link(at);

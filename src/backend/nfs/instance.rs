@@ -52,6 +52,8 @@ pub struct Nfs {
     pub(super) slots: Slots,
     pub(super) most_slots: u32,
     pub(super) session: SessionId,
+    /// What tells the server that knows us from others.
+    pub(super) server: u64,
     /// Number of the server's last call in it.
     pub(super) called: u32,
     pub(super) phase: Phase,
@@ -156,6 +158,7 @@ impl Nfs {
             slots: Slots::new(),
             most_slots: 1,
             session: [0; 16],
+            server: 0,
             called: 0,
             phase: Phase::Down,
             request_room: 0,

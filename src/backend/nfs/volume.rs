@@ -59,8 +59,8 @@ pub struct Options {
 /// Say which server is used, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Server.
-    pub server: SocketAddr,
+    /// Addresses that lead to the server; not empty.
+    pub servers: &'static [SocketAddr],
     /// Minor version of NFSv4: 1 or 2.
     pub minor: u32,
     /// Largest READ in bytes.
