@@ -408,7 +408,7 @@ impl Nfs {
                     continue;
                 }
                 // The rest is still to come, if there is room for it.
-                return joined.len < buffer.len();
+                return joined.len < buffer.len() || self.ask_for_less();
             }
             let come = &come[MARK_LEN..];
             if let Some(record) = come.get(..len) {

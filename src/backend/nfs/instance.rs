@@ -13,6 +13,7 @@ use crate::wire::rpc::Credentials;
 use spin::Mutex;
 
 use super::client::call_buffer;
+use super::fragments;
 use super::leave::Leaving;
 use super::link::Link;
 use super::locks::leave_call;
@@ -48,6 +49,8 @@ pub struct Nfs {
     pub(super) watch: Option<Watch>,
     /// Something that came is not read yet.
     pub(super) unread: bool,
+    /// The server sends answers to READs in fragments.
+    pub(super) fragmented: bool,
     pub(super) next_link: usize,
     pub(super) slots: Slots,
     pub(super) most_slots: u32,
@@ -154,6 +157,7 @@ impl Nfs {
             epoll: Epoll::new().map_err(none)?,
             watch: volume.watches.lock().pop(),
             unread: false,
+            fragmented: false,
             next_link: 0,
             slots: Slots::new(),
             most_slots: 1,
@@ -440,7 +444,11 @@ impl Nfs {
 
     /// Write the call of a READ of what is still wanted.
     pub(super) fn build_read(&mut self, handle: TaskId, offset: u64, left: usize) -> bool {
-        let count = at_once(left, self.volume.settings.max_read, self.response_room);
+        let mut most = self.volume.settings.max_read;
+        if self.fragmented {
+            most = most.min(fragments::MOST);
+        }
+        let count = at_once(left, most, self.response_room);
         let Some(fh) = self.file_of(handle) else {
             return false;
         };
