@@ -97,6 +97,8 @@ pub struct Node {
     pub opens: u32,
     /// Where it was renamed to when its last name went while it was open.
     pub silly: Option<Silly>,
+    /// Why content was lost while nobody had the file open: whoever opens it next is told.
+    pub unsaid: Option<Errno>,
 }
 
 /// Name a file whose last name went while it was open.
@@ -235,6 +237,7 @@ impl NfsVolume {
             change: 0,
             opens: 0,
             silly: None,
+            unsaid: None,
         };
         let volume = Self {
             settings,
@@ -322,7 +325,8 @@ impl NfsVolume {
         self.settings.options.uncommitted > 0 && self.uncommitted.lock().has(node)
     }
 
-    /// Content of a file is lost that was answered before number `upto`: whoever has it open is told, once each.
+    /// Content of a file is lost that was answered before number `upto`: whoever has it open is told, once each, or else
+    /// who opens it next.
     pub(super) fn lose_content(&'static self, node: u64, upto: u64, why: Errno) {
         self.uncommitted.lock().forget(node, upto);
         if why == Errno::ESTALE {
@@ -330,14 +334,24 @@ impl NfsVolume {
             return;
         }
         crate::log::warn!("nfs: content that was written is lost: {}", why);
-        self.each_opened(|file| file.node == node, |state| state.unsaid = Some(why));
+        let mut told = false;
+        self.each_opened(
+            |file| file.node == node,
+            |state| {
+                state.unsaid = Some(why);
+                told = true;
+            },
+        );
+        if !told {
+            self.nodes.update(node, |_, node| node.unsaid = Some(why));
+        }
     }
 
     /// Note something of open files.
     pub(super) fn each_opened(
         &'static self,
         which: impl Fn(&OpenFile) -> bool,
-        note: impl Fn(&mut OpenState),
+        mut note: impl FnMut(&mut OpenState),
     ) {
         let mut place = 0;
         while let Some((next, file)) = self.files.pin_after(place) {
@@ -424,6 +438,7 @@ impl NfsVolume {
             change: found.change,
             opens: 0,
             silly: None,
+            unsaid: None,
         };
         let node = self
             .nodes
@@ -460,6 +475,10 @@ impl NfsVolume {
         }
         let node = file.node;
         let directory = file.access == 0;
+        if !directory {
+            let unsaid = self.nodes.update(node, |_, node| node.unsaid.take());
+            file.state.lock().unsaid = unsaid.flatten();
+        }
         match self.files.insert(file, epoch) {
             Ok(fh) => {
                 let same = self.nodes.update(node, |_, node| {
@@ -484,6 +503,8 @@ impl NfsVolume {
                 Ok((Fh(fh), cache | flush))
             }
             Err((refused, file)) => {
+                let unsaid = file.state.lock().unsaid;
+                self.nodes.update(node, |_, node| node.unsaid = node.unsaid.or(unsaid));
                 self.nodes.close(node);
                 let errno = match refused {
                     Refused::Full => Errno::ENFILE,
@@ -548,6 +569,7 @@ impl NfsVolume {
             change: 0,
             opens: 0,
             silly: None,
+            unsaid: None,
         };
         let id = self.nodes.look_up(*handle, make, epoch).ok()?;
         let done = self
