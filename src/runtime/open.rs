@@ -113,7 +113,7 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
         config::Cache::Always => nfs::Cache::Always,
     };
     nfs::served::open(&nfs::served::Config {
-        server: nfs.server.clone(),
+        servers: nfs.servers.clone(),
         port: nfs.port,
         export: nfs.export.clone(),
         minor: nfs.minor,
@@ -132,6 +132,10 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
         owners: nfs.owners.clone(),
         groups: nfs.groups.clone(),
         limits: (device.limits.nodes, device.limits.open_files),
+        watches: match nfs.io_uring {
+            true => device.hal.queues().into(),
+            false => 0,
+        },
         device: format!("{} {:?}", device.tag, device.hal),
     })
 }
@@ -147,6 +151,7 @@ pub(super) fn valkey_config<'a>(kv: &config::Kv, valkey: &'a config::Valkey) -> 
         timeout: valkey.timeout,
         durability: valkey.durability,
         tls: valkey.tls.as_ref(),
+        spread: valkey.spread,
     }
 }
 

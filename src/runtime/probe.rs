@@ -7,7 +7,6 @@ use core::fmt;
 use std::ffi::CString;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::ToSocketAddrs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -25,6 +24,7 @@ use super::stats::{Snapshot, State};
 use crate::backend::kv::ramcloud::server as ramcloud;
 use crate::backend::kv::valkey::objects::server::Keys;
 use crate::backend::kv::valkey::server::{Places, Server};
+use crate::backend::nfs::served::addresses;
 use crate::sys::sandbox::{Limit, limit, space, unshare};
 use crate::sys::{access, affinity, creds, device, identity};
 use crate::wire::errno::Errno;
@@ -198,14 +198,13 @@ fn users_name_spaces() -> Result<String, String> {
 
 /// Look the server up. Whether it gives the export shows when it is asked, at the start.
 fn nfs_server(nfs: &Nfs) -> Result<String, String> {
-    let found = (nfs.server.as_str(), nfs.port).to_socket_addrs();
-    let found = found
-        .map_err(|error| format!("{}: {error}", nfs.server))?
-        .next();
-    match found {
-        Some(address) => Ok(format!("{}: {address}, not connected to", nfs.server)),
-        None => Err(format!("{}: has no address", nfs.server)),
-    }
+    let found = addresses(&nfs.servers, nfs.port)?;
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    Ok(format!(
+        "{}: {}, not connected to",
+        nfs.servers.join(", "),
+        found.join(", ")
+    ))
 }
 
 /// Ask a server who it is, and whether the volume is there.

@@ -28,8 +28,9 @@ pub mod socket;
 pub mod stat;
 pub mod tcp;
 pub mod time;
-#[cfg(feature = "local")]
+#[cfg(feature = "uring")]
 pub mod uring;
+pub mod watch;
 pub mod xattr;
 
 use crate::wire::errno::Errno;

@@ -452,7 +452,7 @@ fn build(entries: u32, poll_idle: Option<u32>) -> Result<IoUring> {
     builder().build(entries).map_err(errno)
 }
 
-fn errno(error: std::io::Error) -> Errno {
+pub(super) fn errno(error: std::io::Error) -> Errno {
     Errno::from_os(error.raw_os_error().unwrap_or(libc::EIO))
 }
 

@@ -129,6 +129,7 @@ pub fn run() {
         timeout: 60_000_000_000,
         durability: None,
         tls: None,
+        spread: None,
     });
     let served = Served::new(volume.unwrap(), nodes, ALWAYS, false).unwrap();
     let served: &'static Served<Store> = Box::leak(Box::new(served));

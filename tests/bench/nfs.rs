@@ -37,7 +37,7 @@ const MACHINE: Credentials = Credentials::Sys {
 
 fn config(port: u16) -> Config {
     Config {
-        server: "127.0.0.1".into(),
+        servers: vec!["127.0.0.1".into()],
         port,
         export: EXPORT.into(),
         minor: Some(1),
@@ -56,6 +56,7 @@ fn config(port: u16) -> Config {
         owners: Vec::new(),
         groups: Vec::new(),
         limits: (1 << 17, 1 << 10),
+        watches: 0,
         device: "bench".into(),
     }
 }
@@ -104,7 +105,7 @@ impl Bare {
                 results
                     .exchange_id()
                     .unwrap()
-                    .map(|(id, number, ..)| (id, number))
+                    .map(|known| (known.client, known.sequence))
             },
         );
         bare.session = bare.ask(
@@ -301,10 +302,13 @@ pub fn run() {
                 NAME,
                 read,
             );
-            bench.timed(
-                Run::start("nfs", &mut worked, "dpfs", depth).at(places),
-                opcode,
-            );
+            for (sleeps, who) in [(false, "dpfs"), (true, "dpfs, asleep while it waits")] {
+                bench.sleep(sleeps);
+                bench.timed(
+                    Run::start("nfs", &mut worked, who, depth).at(places),
+                    opcode,
+                );
+            }
         }
     };
     for depth in [1, 16, 32] {

@@ -33,6 +33,7 @@ use dpfs::fuse::{Dispatcher, FileSystem, Limits, Session, Volume};
 use dpfs::hal::loopback::{self, FEATURES, Layout};
 use dpfs::mem::{Finished, RequestTable};
 use dpfs::runtime::{Lane, Load, Observer, Served, Worker};
+use dpfs::sys::epoll::Epoll;
 use dpfs::sys::map;
 use dpfs::sys::time::Instant;
 use dpfs::virtq::driver::{Buffer, Driver};
@@ -94,6 +95,8 @@ struct Bench {
     size: u64,
     /// The time, for a backend that waits for something.
     now: fn() -> Instant,
+    /// Where to sleep when there is nothing to do; `None` to look again.
+    asleep: Option<Epoll>,
 }
 
 /// The device's part of the path; a name that callgrind can find.
@@ -164,7 +167,17 @@ impl Bench {
             fh: 0,
             size: PAGE,
             now: Instant::now,
+            asleep: None,
         }
+    }
+
+    /// Sleep from now on while a backend waits, as a core does that polls adaptively, or do not.
+    fn sleep(&mut self, sleeps: bool) {
+        self.asleep = sleeps.then(|| {
+            let set = Epoll::new().unwrap();
+            self.worker.wait_fds(&mut |fd| set.add(fd, 0).unwrap());
+            set
+        });
     }
 
     /// Lay out a request at a place and describe it as Linux does: header and arguments in buffers of their own.
@@ -203,7 +216,10 @@ impl Bench {
 
     /// Let the device do what it can.
     fn round(&mut self) {
-        dpfs_bench_serve(&mut self.worker, (self.now)());
+        let worked = dpfs_bench_serve(&mut self.worker, (self.now)());
+        if !worked && let Some(set) = &self.asleep {
+            set.wait(1, |_| ()).unwrap();
+        }
     }
 
     /// Make a batch available, serve it, reap it.

@@ -147,6 +147,7 @@ pub fn run() {
             timeout: 60_000_000_000,
             durability: None,
             tls: None,
+            spread: None,
         });
         let served = Served::new(volume.unwrap(), 1 << 17, ALWAYS, false).unwrap();
         let served: &'static Served<Volume> = Box::leak(Box::new(served));

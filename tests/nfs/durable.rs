@@ -98,6 +98,30 @@ fn a_commit_that_is_refused_at_the_last_close_closes_the_file() {
 }
 
 #[test]
+fn what_was_lost_at_the_last_close_is_told_to_who_opens_the_file_next() {
+    let mut host = Mounted::new();
+    let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
+    let node = file.nodeid;
+    let mut last = fh;
+    for (status, errno) in REFUSALS {
+        host.write(node, last, 0, b"content").unwrap();
+        host.refuse(op::COMMIT, status);
+        assert_eq!(host.release(node, last), Ok(()));
+        host.until(|server| server.states.count(false) == 0);
+        let (next, other) = (
+            host.open(node, O_RDWR).unwrap(),
+            host.open(node, O_RDWR).unwrap(),
+        );
+        assert_eq!(host.fsync(node, next), Err(errno));
+        assert_eq!(host.fsync(node, next), Ok(()));
+        assert_eq!(host.fsync(node, other), Ok(()));
+        assert_eq!(host.release(node, other), Ok(()));
+        last = next;
+        host.check();
+    }
+}
+
+#[test]
 fn a_write_that_is_to_be_durable_is_told_of_the_commit() {
     let mut host = Mounted::new();
     let (node, fh, second, _) = opened(&mut host);

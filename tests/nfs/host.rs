@@ -55,7 +55,7 @@ impl DerefMut for Host {
 /// Give the configuration of a client of a server on this machine.
 pub fn config(port: u16) -> Config {
     Config {
-        server: "127.0.0.1".into(),
+        servers: vec!["127.0.0.1".into()],
         port,
         export: EXPORT.into(),
         minor: None,
@@ -74,6 +74,7 @@ pub fn config(port: u16) -> Config {
         owners: Vec::new(),
         groups: Vec::new(),
         limits: (10_000, 1000),
+        watches: 0,
         device: "test".into(),
     }
 }

@@ -17,3 +17,4 @@ mod revoked;
 mod server;
 mod setup;
 mod slots;
+mod trunking;

@@ -54,7 +54,20 @@ fn a_call_whose_answer_is_lost_is_done_exactly_once() {
 
 #[test]
 fn connections_that_break_at_any_time_are_not_seen() {
-    let mut host = Host::with(Manner::default(), |config| config.options.connections = 2);
+    break_at_any_time(2, 0);
+}
+
+/// Where there is no io_uring, connections are asked, and this is the test before.
+#[test]
+fn connections_that_are_watched_by_a_ring_break_unseen_too() {
+    break_at_any_time(4, 1);
+}
+
+fn break_at_any_time(connections: u32, watches: u32) {
+    let mut host = Host::with(Manner::default(), |config| {
+        config.options.connections = connections;
+        config.watches = watches;
+    });
     let (file, fh) = host.create(ROOT, "f", O_RDWR, 0o644).unwrap();
     let node = file.nodeid;
     for round in 0..60u8 {

@@ -19,6 +19,8 @@ struct Control {
     /// The next answer is lost, and its connection with it.
     lose: AtomicBool,
     change: Mutex<Option<Change>>,
+    /// Nobody gets through.
+    closed: AtomicBool,
     connections: Mutex<Vec<TcpStream>>,
 }
 
@@ -31,7 +33,12 @@ pub struct Relay {
 impl Relay {
     /// Relay to a server.
     pub fn to(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at(([127, 0, 0, 1], 0).into(), server)
+    }
+
+    /// Relay what comes to an address of this machine.
+    pub fn at(address: SocketAddr, server: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let port = listener.local_addr().unwrap().port();
         let control = Arc::new(Control::default());
         let shared = Arc::clone(&control);
@@ -39,12 +46,22 @@ impl Relay {
             for client in listener.incoming() {
                 let client = client.unwrap();
                 // A server that is gone: the client sees a connection that ends at once.
-                if let Ok(server) = TcpStream::connect(server) {
+                if !shared.closed.load(Ordering::SeqCst)
+                    && let Ok(server) = TcpStream::connect(server)
+                {
                     shared.connect(client, server);
                 }
             }
         });
         Self { port, control }
+    }
+
+    /// Let nobody through from now on, or everybody again.
+    pub fn close(&self, closed: bool) {
+        self.control.closed.store(closed, Ordering::SeqCst);
+        if closed {
+            self.cut();
+        }
     }
 
     /// Give the number of calls so far.

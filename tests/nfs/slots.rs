@@ -144,6 +144,40 @@ fn answers_in_any_pieces_are_understood() {
 }
 
 #[test]
+fn reads_whose_fragments_fit_no_buffer_are_asked_for_in_smaller_pieces() {
+    const SIZE: usize = 1 << 20;
+    let mut host = Mounted::new();
+    let things = things(&mut host);
+    let content: Vec<u8> = (0..SIZE).map(|at| (at / 1000) as u8).collect();
+    host.write(things.node, things.fh, 0, &content).unwrap();
+    host.fake.server().script.fragment = 60_000;
+    let args = |at: u64| dpfs::wire::fuse::ReadIn {
+        fh: things.fh,
+        offset: at * 250_000,
+        size: 250_000,
+        ..Default::default()
+    };
+    let tickets: Vec<_> = (0..4)
+        .map(|at| {
+            let message = host.message(dpfs::wire::fuse::Opcode::READ, things.node);
+            host.bed.send(&message.arg(&args(at)).room(250_000))
+        })
+        .collect();
+    for (at, ticket) in tickets.into_iter().enumerate() {
+        let answer = host.bed.wait(ticket);
+        assert_eq!(answer.error(), None);
+        assert!(answer.body() == &content[at * 250_000..][..250_000], "{at}");
+    }
+    assert!(host.read(things.node, things.fh, 0, SIZE as u32).unwrap() == content);
+    assert_eq!(
+        host.fake.server().script.count(op::CREATE_SESSION),
+        3,
+        "one more, once"
+    );
+    host.check();
+}
+
+#[test]
 fn an_answer_that_is_late_comes_once() {
     let mut host = Mounted::with(|config| config.options.timeo = 200_000_000);
     let things = things(&mut host);

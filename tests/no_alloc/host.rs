@@ -274,21 +274,26 @@ impl Host {
     }
 
     fn file(&mut self, file: u64, fh: u64, data: &[u8]) {
-        let write = WriteIn {
-            fh,
-            size: data.len() as u32,
-            flags: 2,
-            ..WriteIn::default()
-        };
-        let written: WriteOut = self.get(Opcode::WRITE, file, &[write.as_bytes(), data]);
-        assert_eq!(written.size as usize, data.len());
-        let read = ReadIn {
-            fh,
-            size: data.len() as u32,
-            flags: 2,
-            ..ReadIn::default()
-        };
-        self.good(Opcode::READ, file, &[read.as_bytes()]);
+        // The second is elsewhere where content spreads.
+        for offset in [0, 1 << 20] {
+            let write = WriteIn {
+                fh,
+                offset,
+                size: data.len() as u32,
+                flags: 2,
+                ..WriteIn::default()
+            };
+            let written: WriteOut = self.get(Opcode::WRITE, file, &[write.as_bytes(), data]);
+            assert_eq!(written.size as usize, data.len());
+            let read = ReadIn {
+                fh,
+                offset,
+                size: data.len() as u32,
+                flags: 2,
+                ..ReadIn::default()
+            };
+            self.good(Opcode::READ, file, &[read.as_bytes()]);
+        }
         self.good(Opcode::GETATTR, file, &[GetattrIn::default().as_bytes()]);
         let valid = (SetattrValid::MODE | SetattrValid::MTIME_NOW | SetattrValid::MTIME).bits();
         let set = SetattrIn {

@@ -148,20 +148,23 @@ fn nothing_is_allocated_after_start() {
         "valkey",
         &["--appendonly", "yes", "--appendfsync", "always"],
     );
-    let opened = server::Server::open(&server::Config {
-        places: &[server.place()],
-        user: None,
-        password_file: None,
-        volume: "v",
-        chunk: 65_536,
-        timeout: 30_000_000_000,
-        durability: Some(Durability::Aof),
-        tls: None,
-    });
-    let volume = Served::new(opened.unwrap(), 1000, ALWAYS, false).unwrap();
-    let volume: &'static Served<server::Server> = Box::leak(Box::new(volume));
-    assert_eq!(allocations(volume, 20), 0, "valkey");
-    assert_eq!(Backend::nodes(volume), 1, "every node was forgotten");
+    for spread in [false, true] {
+        let opened = server::Server::open(&server::Config {
+            places: &[server.place()],
+            user: None,
+            password_file: None,
+            volume: if spread { "wide" } else { "v" },
+            chunk: 65_536,
+            timeout: 30_000_000_000,
+            durability: Some(Durability::Aof),
+            spread: Some(spread),
+            tls: None,
+        });
+        let volume = Served::new(opened.unwrap(), 1000, ALWAYS, false).unwrap();
+        let volume: &'static Served<server::Server> = Box::leak(Box::new(volume));
+        assert_eq!(allocations(volume, 20), 0, "valkey, spread: {spread}");
+        assert_eq!(Backend::nodes(volume), 1, "every node was forgotten");
+    }
 
     let keys = Keys::open(&server::Config {
         places: &[server.place()],
@@ -172,6 +175,7 @@ fn nothing_is_allocated_after_start() {
         timeout: 30_000_000_000,
         durability: Some(Durability::Aof),
         tls: None,
+        spread: None,
     });
     let look = Look {
         uid: 0,

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 
 use crate::cluster::{Cluster, PRIMARIES};
+use crate::proxy::Proxy;
 use crate::server::{KINDS, Reply, Server};
 
 const CHUNK: u32 = 4096;
@@ -28,6 +29,7 @@ pub fn config<'a>(place: &'a Place, volume: &'a str) -> Config<'a> {
         timeout: 30_000_000_000,
         durability: None,
         tls: None,
+        spread: None,
     }
 }
 
@@ -116,7 +118,7 @@ enum Step {
     Make(u64, u8),
     Write(u64, u64, Vec<u8>, Expect, u64),
     Read(u64, u64, u32),
-    Clear(u64, u64, u64),
+    Clear(u64, u64, u64, Expect),
     Copy((u64, u64), (u64, u64), u32, Expect, Expect),
     Seek(u64, u64, bool),
     Name(u64, u8, u64),
@@ -127,6 +129,8 @@ enum Step {
 }
 
 const SIZE: u64 = 5 * CHUNK as u64;
+/// Field at byte 8 of an inode that is made with a byte of 1.
+const LONG: u64 = u64::from_le_bytes([1; 8]);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let ino = 1..4u64;
@@ -143,20 +147,23 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             1 => Just(Expect::Bits { at: 0, mask: 1, want: 1 }),
         ]
     };
+    // What is made with a byte of 1, and not longer since.
     let given = prop_oneof![
         4 => Just(Expect::Present),
         2 => any::<u64>().prop_map(|value| Expect::Least { at: 8, value }),
         1 => Just(Expect::Least { at: 17, value: 0 }),
+        1 => Just(Expect::Exactly { at: 8, value: LONG }),
+        1 => Just(Expect::Exactly { at: 17, value: 0 }),
     ];
     let bytes = (any::<u8>(), prop_oneof![0..40usize, 0..9000usize])
         .prop_map(|(seed, len)| (0..len).map(|at| seed.wrapping_add(at as u8)).collect());
     let step = prop_oneof![
-        2 => (ino.clone(), any::<u8>()).prop_map(|(i, b)| Step::Make(i, b)),
+        2 => (ino.clone(), prop_oneof![any::<u8>(), Just(1)]).prop_map(|(i, b)| Step::Make(i, b)),
         5 => (ino.clone(), edge.clone(), bytes, expect(0), any::<u64>())
             .prop_map(|(i, o, b, e, v)| Step::Write(i, o, b, e, v)),
         5 => (ino.clone(), edge.clone(), 0..20_000u32).prop_map(|(i, o, l)| Step::Read(i, o, l)),
-        3 => (ino.clone(), edge.clone(), prop_oneof![edge.clone(), Just(u64::MAX)])
-            .prop_map(|(i, a, b)| Step::Clear(i, a, b)),
+        3 => (ino.clone(), edge.clone(), prop_oneof![edge.clone(), Just(u64::MAX)], given.clone())
+            .prop_map(|(i, a, b, e)| Step::Clear(i, a, b, e)),
         4 => ((ino.clone(), edge.clone()), (ino.clone(), edge.clone()), 0..9000u32, given, expect(0))
             .prop_filter("overlap", |(from, to, len, ..)| {
                 from.0 != to.0 || from.1.abs_diff(to.1) >= u64::from(*len)
@@ -174,6 +181,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
+    apply_at(engine, step, 0)
+}
+
+/// Apply a step whose bytes are counted from here.
+fn apply_at<E: Engine>(engine: &mut E, step: &Step, base: u64) -> Outcome {
     let transact = |engine: &mut E, writes: &[Write<'_>]| {
         let op = Op::Transact {
             checks: &[],
@@ -186,7 +198,7 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
         Step::Write(ino, offset, ref bytes, expect, value) => {
             let op = Op::Write {
                 ino,
-                offset,
+                offset: base + offset,
                 len: bytes.len() as u32,
                 expect,
                 patches: &[Patch::Max { at: 8, value }],
@@ -196,7 +208,11 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
         Step::Read(ino, offset, len) => {
             let mut outcome = run(
                 engine,
-                &Op::Read { ino, offset, len },
+                &Op::Read {
+                    ino,
+                    offset: base + offset,
+                    len,
+                },
                 vec![9; len as usize],
             );
             // Without an inode nothing need be read.
@@ -205,8 +221,9 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
             }
             outcome
         }
-        Step::Clear(ino, from, to) => {
-            let size = SIZE * 2;
+        Step::Clear(ino, from, to, expect) => {
+            let (size, from) = (base + SIZE * 2, base + from);
+            let to = to.saturating_add(base);
             run(
                 engine,
                 &Op::Clear {
@@ -214,6 +231,7 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
                     from,
                     to,
                     size,
+                    expect,
                 },
                 Vec::new(),
             )
@@ -232,14 +250,20 @@ fn apply<E: Engine>(engine: &mut E, step: &Step) -> Outcome {
             run(engine, &op, Vec::new())
         }
         Step::Seek(ino, offset, hole) => {
-            let (offset, size) = (offset.min(SIZE - 1), SIZE);
-            let op = Op::Seek {
-                ino,
-                offset,
-                size,
-                hole,
-            };
-            run(engine, &op, Vec::new())
+            let (mut offset, size) = (base + offset.min(SIZE - 1), base + SIZE);
+            loop {
+                let op = Op::Seek {
+                    ino,
+                    offset,
+                    size,
+                    hole,
+                };
+                let outcome = run(engine, &op, Vec::new());
+                match outcome.result {
+                    Ok(Done::More(next)) => offset = next,
+                    _ => return outcome,
+                }
+            }
         }
         Step::Name(ino, name, to) => {
             let value = [&to.to_le_bytes()[..], &[name; 16]].concat();
@@ -328,16 +352,26 @@ fn embedded() -> Embedded {
 
 /// Do the same on volumes of a server, each of a name of its own, and on the embedded engine.
 fn does_the_same(place: &Place) {
+    does_the_same_at(place, 48, None);
+}
+
+/// As [`does_the_same`]; with a base, at and behind this byte of files that spread.
+fn does_the_same_at(place: &Place, count: u32, base: Option<u64>) {
     let volumes = std::cell::Cell::new(0);
     let cases = Cases {
-        cases: 48,
+        cases: count,
+        max_shrink_iters: 64,
         failure_persistence: None,
         ..Cases::default()
     };
     TestRunner::new(cases)
         .run(&steps(), |steps| {
             volumes.set(volumes.get() + 1);
-            let mut valkey = attach(place, &format!("v{}", volumes.get()));
+            let name = format!("v{}-{}", base.unwrap_or(0), volumes.get());
+            let mut valkey = attach_to(&Config {
+                spread: base.map(|_| true),
+                ..config(place, &name)
+            });
             let mut model = embedded();
             // What a new volume has, the model has not.
             let root = [Write::Delete(Key::Inode(1)), Write::Delete(Key::Volume)];
@@ -347,7 +381,18 @@ fn does_the_same(place: &Place) {
             };
             run(&mut valkey, &op, Vec::new());
             for step in &steps {
-                let (found, wanted) = (apply(&mut valkey, step), apply(&mut model, step));
+                if base.is_some() && matches!(step, Step::Copy(..)) {
+                    continue;
+                }
+                let at = base.unwrap_or(0);
+                // What is removed was cleared before.
+                if let (Some(_), &Step::Purge(ino, expect)) = (base, step) {
+                    let step = Step::Clear(ino, 0, u64::MAX, expect);
+                    let cleared = [apply(&mut valkey, &step), apply(&mut model, &step)];
+                    prop_assert_eq!(&cleared[0], &cleared[1], "{:?}", step);
+                }
+                let found = apply_at(&mut valkey, step, at);
+                let wanted = apply_at(&mut model, step, at);
                 prop_assert_eq!(found, wanted, "{}: {:?}", place, step);
             }
             Ok(())
@@ -359,6 +404,35 @@ fn does_the_same(place: &Place) {
 fn every_operation_does_what_the_embedded_engine_does() {
     for kind in KINDS {
         does_the_same(&Server::start(kind, &[]).place());
+    }
+}
+
+/// First bytes of interest: the border of what is near, and that of two groups.
+const BORDERS: [u64; 3] = [
+    (1 << 20) - 2 * CHUNK as u64,
+    3 * 256 * CHUNK as u64 - 2 * CHUNK as u64,
+    40 << 20,
+];
+
+#[test]
+fn every_operation_on_content_that_spreads_does_what_the_embedded_engine_does() {
+    for kind in KINDS {
+        let server = Server::start(kind, &[]);
+        for base in BORDERS {
+            does_the_same_at(&server.place(), 48, Some(base));
+        }
+    }
+}
+
+#[test]
+fn every_operation_on_content_that_spreads_is_done_once_over_connections_that_break() {
+    let server = Server::start(KINDS[0], &[]);
+    for base in BORDERS {
+        let proxy = Proxy::new(&server.place());
+        // A library goes through in one piece.
+        proxy.cut_within(300_000);
+        does_the_same_at(proxy.place(), 24, Some(base));
+        assert!(proxy.connections() > 100, "{}", proxy.connections());
     }
 }
 
@@ -416,6 +490,7 @@ fn content_of_many_chunks_is_cleared_and_searched_step_by_step() {
             from,
             to: u64::MAX,
             size,
+            expect: Expect::Exactly { at: 8, value: LONG },
         };
         steps += 1;
         match run(&mut engine, &op, Vec::new()).result.unwrap() {

@@ -286,7 +286,10 @@ fn two_daemons_on_a_volume_of_a_cluster_see_what_the_other_does() {
     assert_eq!(one.read(file, 49_999, 5).unwrap(), b"\x01two\x01");
     assert_eq!(one.snapshot(), two.snapshot());
     let found = Volume::look(&in_cluster(&last)).unwrap();
-    assert!(found.ends_with("is there, in chunks of 4 KiB"), "{found}");
+    assert!(
+        found.ends_with("is there, in chunks of 4 KiB, spread over the cluster"),
+        "{found}"
+    );
 }
 
 #[test]

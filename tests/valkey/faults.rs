@@ -155,7 +155,7 @@ fn functions_that_went_are_loaded_again_and_replicas_waited_for() {
         );
         work(&mut host, 3..6);
         // An old library is replaced, one of a later version used.
-        let old: &[u8] = b"#!lua name=dpfs\nredis.register_function('dpfs_open', function() return {0, 0, ''} end)";
+        let old: &[u8] = b"#!lua name=dpfs\nredis.register_function('dpfs_volume', function() return {0, 0, '', 0} end)";
         connection.ask(&[b"FUNCTION", b"LOAD", b"REPLACE", old]);
         work(&mut host, 6..9);
         connection.ask(&[b"REPLICAOF", b"127.0.0.1", b"1"]);
@@ -415,7 +415,7 @@ fn noisy(noise: impl Fn(u64) -> Vec<u8> + Send + 'static) -> Place {
     thread::spawn(move || {
         let greeting: &[u8] = b"%3\r\n$6\r\nserver\r\n$6\r\nvalkey\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
         let memory: &[u8] = b"$13\r\nmaxmemory:0\r\n\r\n";
-        let open = format!("*3\r\n:{VERSION}\r\n:4096\r\n$3\r\n1.2\r\n");
+        let open = format!("*4\r\n:{VERSION}\r\n:4096\r\n$3\r\n1.2\r\n:0\r\n");
         let open = open.as_bytes();
         for (number, stream) in (0..).zip(listener.incoming()) {
             let mut stream = stream.unwrap();

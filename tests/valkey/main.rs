@@ -6,6 +6,7 @@ mod cluster;
 mod durable;
 mod engine;
 mod failover;
+mod far;
 mod faults;
 mod flat;
 #[expect(dead_code, reason = "the embedded engine's tests use all of it")]
@@ -13,7 +14,9 @@ mod flat;
 mod host;
 mod migration;
 mod proxy;
+mod races;
 mod server;
+mod spread;
 #[path = "../kv/flat.rs"]
 mod suite;
 #[cfg(feature = "tls")]

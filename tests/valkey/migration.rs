@@ -22,8 +22,9 @@ use crate::tree::settle;
 const BATCH: &str = "7";
 
 /// A move that is under way.
-struct Move<'a> {
+pub struct Move<'a> {
     cluster: &'a Cluster,
+    tag: String,
     slot: String,
     from: usize,
     to: usize,
@@ -32,12 +33,21 @@ struct Move<'a> {
 impl<'a> Move<'a> {
     /// Tell both nodes.
     fn begin(cluster: &'a Cluster, from: usize, to: usize) -> Self {
-        let slot = slot(b"{v}").to_string();
+        Self::begin_of(cluster, "v", from, to)
+    }
+
+    /// As [`Self::begin`], for the slot of any tag.
+    pub fn begin_of(cluster: &'a Cluster, tag: &str, from: usize, to: usize) -> Self {
+        let slot = slot(format!("{{{tag}}}").as_bytes()).to_string();
         let source = ["CLUSTER", "SETSLOT", &slot, "IMPORTING", &cluster.id(from)];
         ok(&mut cluster.nodes[to].connect(), &source);
         let destination = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", &cluster.id(to)];
         ok(&mut cluster.nodes[from].connect(), &destination);
-        Self::of(cluster, from, to)
+        Self {
+            tag: tag.into(),
+            slot,
+            ..Self::of(cluster, from, to)
+        }
     }
 
     /// Go on with a move that was begun.
@@ -45,6 +55,7 @@ impl<'a> Move<'a> {
         let slot = slot(b"{v}").to_string();
         Self {
             cluster,
+            tag: "v".into(),
             slot,
             from,
             to,
@@ -52,7 +63,7 @@ impl<'a> Move<'a> {
     }
 
     /// Move some keys; false when there are no more.
-    fn step(&self) -> bool {
+    pub fn step(&self) -> bool {
         let mut from = self.cluster.nodes[self.from].connect();
         let some: [&[u8]; 4] = [
             b"CLUSTER",
@@ -86,13 +97,13 @@ impl<'a> Move<'a> {
     }
 
     /// Tell both who has the slot now.
-    fn end(self) {
+    pub fn end(self) {
         let id = self.cluster.id(self.to);
         for node in [self.to, self.from] {
             let words = ["CLUSTER", "SETSLOT", &self.slot, "NODE", &id];
             ok(&mut self.cluster.nodes[node].connect(), &words);
         }
-        wait_for("all know", || self.cluster.owner("v") == self.to);
+        wait_for("all know", || self.cluster.owner(&self.tag) == self.to);
     }
 }
 

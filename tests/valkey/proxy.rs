@@ -20,6 +20,8 @@ struct State {
     /// Instead of cutting it there, a byte is changed.
     spoil: AtomicBool,
     /// Bytes are handed on in pieces of so many at most; zero for as they come.
+    most: AtomicU64,
+    /// Pieces of what the engine says that still get through, and one more; zero for all.
     pieces: AtomicU64,
     /// Whose word it was: true for the engine's.
     asked: Mutex<bool>,
@@ -85,6 +87,11 @@ impl Proxy {
         self.state.connections.load(SeqCst)
     }
 
+    /// Let so many pieces of what the engine says get through, and nothing more.
+    pub fn lose_after(&self, pieces: u64) {
+        self.state.pieces.store(pieces + 1, SeqCst);
+    }
+
     /// Cut each connection that is made from now on after at most so many bytes; zero for never.
     pub fn cut_within(&self, bytes: u64) {
         self.state.cut.store(bytes, SeqCst);
@@ -98,7 +105,16 @@ impl Proxy {
 
     /// Hand bytes on in pieces of so many at most.
     pub fn in_pieces_of(&self, bytes: u64) {
-        self.state.pieces.store(bytes, SeqCst);
+        self.state.most.store(bytes, SeqCst);
+    }
+}
+
+impl State {
+    /// Tell whether a piece of what the engine says is lost.
+    fn loses(&self) -> bool {
+        let less = |left: u64| (left > 1).then(|| left - 1);
+        let taken = self.pieces.fetch_update(SeqCst, SeqCst, less);
+        taken == Err(1)
     }
 }
 
@@ -109,6 +125,9 @@ fn forward(mut from: TcpStream, mut to: TcpStream, asks: bool, state: &State, le
         let spoke = std::mem::replace(&mut *state.asked.lock().unwrap(), asks);
         if spoke && !asks {
             state.turns.fetch_add(1, SeqCst);
+        }
+        if asks && state.loses() {
+            continue;
         }
         let mut ends = false;
         if limited {
@@ -127,7 +146,7 @@ fn forward(mut from: TcpStream, mut to: TcpStream, asks: bool, state: &State, le
                 count = count.min(before as usize);
             }
         }
-        let most = match state.pieces.load(SeqCst) {
+        let most = match state.most.load(SeqCst) {
             0 => count.max(1),
             pieces => pieces as usize,
         };

@@ -49,7 +49,8 @@ pub const PATCHES_MAX: usize = 8;
 /// Most bytes of a [`Op::Copy`].
 pub const COPY_MAX: u32 = 1 << 20;
 
-/// Name an operation that is under way. Chosen by the file system, carried back by the engine; it means nothing here.
+/// Name an operation that is under way. Chosen by the file system, carried back by the engine; it means nothing here. Its
+/// bit 31 is zero: a [`Handle`](crate::mem::Handle) of a table with fewer than 2^31 places is one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Token(pub u64);
 
@@ -148,6 +149,13 @@ pub enum Expect {
         /// Least value.
         value: u64,
     },
+    /// There is one, and the little-endian `u64` at byte `at` is `value`.
+    Exactly {
+        /// Byte of the value.
+        at: u16,
+        /// The value.
+        value: u64,
+    },
 }
 
 impl Expect {
@@ -168,6 +176,9 @@ impl Expect {
             }
             Self::Least { at, value: least } => {
                 field(value, at).is_some_and(|word| u64::from_le_bytes(word) >= least)
+            }
+            Self::Exactly { at, value: exact } => {
+                field(value, at).is_some_and(|word| u64::from_le_bytes(word) == exact)
             }
         }
     }
@@ -284,6 +295,9 @@ pub enum List {
     /// Names of a directory, for fsck: values of [`Key::Name`], with `name` set. `at` may be the engine's own cursor;
     /// then they come in its order, one may come twice, and `limit` does not count.
     Names(u64),
+    /// Content that lies apart from the volume, for fsck: `name` is an inode's number in 8 bytes and that of a part of its
+    /// content in 4, big-endian. One may come many times, `limit` does not count, and most engines have none.
+    Groups,
 }
 
 /// Ask for one thing.
@@ -335,8 +349,8 @@ pub enum Op<'a> {
     /// Write content from [`Client::payload`], `len` bytes to `offset`, if the inode is there and `expect` holds of
     /// it; then patch the inode. Missing bytes before `offset` in a chunk become zeros.
     ///
-    /// In one step when the bytes are in chunk 0. Otherwise the inode changes after the content did, or with it; a
-    /// crash in between leaves content that no acknowledged write promised.
+    /// In one step when the bytes are in chunk 0. Otherwise the inode's size grows after the content did, or with it,
+    /// unless it is expected by version; a crash in between leaves content, or zeros, that no acknowledged write promised.
     Write {
         /// Inode.
         ino: u64,
@@ -351,7 +365,8 @@ pub enum Op<'a> {
     },
     /// Copy content within the volume, in one step, if both inodes are there and as expected; then patch the one that is
     /// copied to. Where the source has a hole, what was there is removed: a hole stays one. The ranges do not overlap,
-    /// and the source has all of its own. Only for an engine that [copies](Engine::copies).
+    /// and the source has all of its own. Only for an engine that [copies](Engine::copies), and where it cannot,
+    /// [`Failure::Unsupported`].
     Copy {
         /// Inode to copy from.
         source: u64,
@@ -371,7 +386,10 @@ pub enum Op<'a> {
         patches: &'a [Patch<'a>],
     },
     /// Make content read as zeros from byte `from` up to `to` (`u64::MAX`: everything behind), and give its space
-    /// back. The inode does not change. An engine may stop early with [`Done::More`], where to go on.
+    /// back, if `expect` holds of the inode. The inode does not change. An engine may stop early with [`Done::More`],
+    /// where to go on.
+    ///
+    /// With `to` at the end, what a WRITE left behind `from` that began before must not come back later.
     ///
     /// `size` is the file's size at most, for an engine that cannot list which chunks there are.
     Clear {
@@ -383,6 +401,8 @@ pub enum Op<'a> {
         to: u64,
         /// No chunk lies behind this byte.
         size: u64,
+        /// How the inode must be: whoever clears behind the end of a file must know that nobody made it longer.
+        expect: Expect,
     },
     /// Find content (`hole` false) or its absence at or behind `offset` and before `size`: [`Done::At`], with `size`
     /// when there is none. In whole chunks; an engine may stop early with [`Done::More`].
@@ -403,6 +423,13 @@ pub enum Op<'a> {
         ino: u64,
         /// How the inode must be.
         expect: Expect,
+    },
+    /// Remove content that [`List::Groups`] told of, and whose inode is not there, for fsck.
+    Discard {
+        /// Inode.
+        ino: u64,
+        /// Which part.
+        group: u32,
     },
     /// Reserve `count` numbers of the volume that nobody else gets: [`Done::First`]. They begin above 1023, and stay
     /// below 2^53.
@@ -493,6 +520,8 @@ pub enum Failure {
     Unknown,
     /// The store is damaged, or its disk failed.
     Broken,
+    /// The engine does not do this with what it was asked for; nothing was changed.
+    Unsupported,
 }
 
 /// The engine takes no more for now. Ask again when [`Engine::poll`] did something.

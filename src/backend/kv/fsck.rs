@@ -7,14 +7,15 @@
 //! Every repair is a transaction of its own, so one that is interrupted is continued by the next run. The whole list of
 //! inodes is held in memory, about 200 bytes for each.
 //!
-//! What is left of an inode whose record is lost (content, attributes, names in it) is not looked for.
+//! What is left of an inode whose record is lost (content, attributes, names in it) is not looked for, but for content that
+//! lies apart from its volume ([`List::Groups`]).
 //!
 //! What a crash may leave, and the next service repairs by itself, is not damage: orphans and marks
 //! ([`super::record::state::TRIM`]). They are counted apart.
 
 extern crate std;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::format;
 use std::string::String;
 use std::vec::Vec;
@@ -74,6 +75,7 @@ pub fn check<E: Engine>(
     };
     fsck.inodes()?;
     fsck.orphans()?;
+    fsck.content()?;
     let mut dirs: Vec<u64> = fsck
         .seen
         .values()
@@ -174,6 +176,43 @@ impl<E: Engine> Fsck<'_, E> {
                     self.damaged(format!("orphan {ino}: has no inode; removed"));
                     self.write(&[Write::Delete(Key::Orphan(ino))])?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Find content that lies apart from its volume and belongs to no inode.
+    fn content(&mut self) -> Result<(), Failure> {
+        let mut lost = BTreeSet::new();
+        let mut after = 0;
+        loop {
+            let op = Op::Scan {
+                list: List::Groups,
+                after,
+                limit: 65_536,
+                follow: false,
+            };
+            let seen = &self.seen;
+            let done = call(self.engine, &op, &mut |record| {
+                after = record.at;
+                let name = record.name.split_first_chunk::<8>();
+                if let Some((ino, group)) = name
+                    && let Some(group) = group.first_chunk::<4>()
+                    && !seen.contains_key(&u64::from_be_bytes(*ino))
+                {
+                    lost.insert((u64::from_be_bytes(*ino), u32::from_be_bytes(*group)));
+                }
+            })?;
+            if done != (Done::Listed { more: true }) {
+                break;
+            }
+        }
+        for (ino, group) in lost {
+            self.damaged(format!(
+                "content of inode {ino}, part {group}: has no inode; removed"
+            ));
+            if self.repair {
+                call(self.engine, &Op::Discard { ino, group }, &mut |_| ())?;
             }
         }
         Ok(())
@@ -310,6 +349,7 @@ impl<E: Engine> Fsck<'_, E> {
                 from,
                 to: u64::MAX,
                 size: inode.size.max(inode.trim),
+                expect: Expect::Present,
             };
             match call(self.engine, &op, &mut |_| ())? {
                 Done::More(next) => from = next,

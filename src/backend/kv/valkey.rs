@@ -24,8 +24,9 @@
 //! The flat layout has an engine of its own, for its keys lie where a cluster puts them: [`objects`].
 //!
 //! # A cluster
-//! All of a volume is in one hash slot, that of its name: one node serves it, and volumes spread over the nodes. Any
-//! node says which one it is, so there is no map of slots ([`route`]). When that node does not answer, its replicas are
+//! All of a volume but content is in one hash slot, that of its name: one node serves it, and volumes spread over the
+//! nodes. What files have behind their first MiB spreads, too, when the volume was made in a cluster ([`spread`]). Any
+//! node says who has a volume, so there is no map of slots for it ([`route`]); for content there is one ([`objects`]). When that node does not answer, its replicas are
 //! asked, and whoever is configured: one of them has taken over, or knows who has. What the new one does not know of
 //! what was answered is lost, as replication does not wait; FSYNC says so, as with a server that came back with less.
 //! While a slot moves key by key, no function runs ([`request`]) and requests wait, however long that takes.
@@ -47,6 +48,7 @@ mod route;
 #[cfg(feature = "std")]
 pub mod server;
 mod sockets;
+mod spread;
 mod sync;
 
 pub use client::Valkey;

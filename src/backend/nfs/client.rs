@@ -42,9 +42,12 @@ impl Nfs {
     /// Do what can be done now; tells whether anything went on.
     pub(super) fn turn(&mut self) -> bool {
         let mut any = false;
+        let come = self.has_come();
         for at in 0..self.links.len() {
             any |= self.drive(at);
-            any |= self.receive(at);
+            if come {
+                any |= self.receive(at);
+            }
         }
         any |= self.heed_flags();
         self.watch();
@@ -53,6 +56,21 @@ impl Nfs {
             any |= self.flush(at);
         }
         any
+    }
+
+    /// Tell whether something may have come by any connection.
+    fn has_come(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else {
+            return true;
+        };
+        match watch.come(self.epoll.raw()) {
+            Ok(come) => core::mem::take(&mut self.unread) | come,
+            Err(error) => {
+                crate::log::warn!("nfs: connections are asked, not watched: {}", error);
+                self.watch = None;
+                true
+            }
+        }
     }
 
     /// Bring a connection to where it carries the session.
@@ -64,8 +82,9 @@ impl Nfs {
                     return false;
                 }
                 let settings = &self.volume.settings;
-                if let Some(fd) =
-                    link.connect(&settings.server, settings.options.reserved_port, self.now)
+                let servers = settings.servers;
+                let server = servers[(at + link.failures) % servers.len()];
+                if let Some(fd) = link.connect(&server, settings.options.reserved_port, self.now)
                     && self.epoll.add(fd, at as u64).is_err()
                 {
                     self.close_link(at);
@@ -308,6 +327,7 @@ impl Nfs {
                 }
             }
         }
+        self.unread = true;
         any
     }
 
@@ -388,7 +408,7 @@ impl Nfs {
                     continue;
                 }
                 // The rest is still to come, if there is room for it.
-                return joined.len < buffer.len();
+                return joined.len < buffer.len() || self.ask_for_less();
             }
             let come = &come[MARK_LEN..];
             if let Some(record) = come.get(..len) {

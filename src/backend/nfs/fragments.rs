@@ -1,7 +1,43 @@
 //! Records that come in several fragments (RFC 5531, section 11). Servers seldom send such ones, so they are joined in
-//! the buffer that they come into, which one has to fit as a whole.
+//! the buffer that they come into, which one has to fit as a whole. A READ's may not: then less is asked for at a time.
 
+use super::instance::Nfs;
+use super::link::BUFFER;
+use super::op::Op;
 use crate::wire::rpc::{MARK_LEN, mark, parse_mark};
+
+/// Bytes that a READ asks for whose answer comes in fragments.
+pub const MOST: u32 = BUFFER as u32 / 2;
+
+impl Nfs {
+    /// An answer in fragments fills the buffer: ask for less in each READ from now on, also by those under way. False when
+    /// that is so already.
+    #[cold]
+    pub(super) fn ask_for_less(&mut self) -> bool {
+        if core::mem::replace(&mut self.fragmented, true) {
+            return false;
+        }
+        // Calls that are sent again are the same in their slots, so others need others.
+        self.lose_session(
+            "READs are asked for in smaller pieces, as their answers come in fragments",
+        );
+        for index in 0..self.tasks.capacity() {
+            let Some(handle) = self.tasks.handle_at(index) else {
+                continue;
+            };
+            if let Some(Op::Read {
+                reply,
+                offset,
+                done,
+            }) = self.tasks.get(handle).map(|task| &task.op)
+            {
+                let (offset, done, wanted) = (*offset, *done, reply.wanted());
+                self.build_read(handle, offset + done as u64, wanted - done);
+            }
+        }
+        true
+    }
+}
 
 /// Say what joining gave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,12 +6,14 @@ use crate::fuse::Caller;
 use crate::mem::{Arena, Handle as TaskId, OutOfMemory, Pinned, RingBuffer, SlotMap};
 use crate::sys::epoll::Epoll;
 use crate::sys::time::Instant;
+use crate::sys::watch::Watch;
 use crate::wire::errno::Errno;
 use crate::wire::nfs4::{AttrRequest, Call, Compound, Handle, SessionId, StateId, Status};
 use crate::wire::rpc::Credentials;
 use spin::Mutex;
 
 use super::client::call_buffer;
+use super::fragments;
 use super::leave::Leaving;
 use super::link::Link;
 use super::locks::leave_call;
@@ -43,10 +45,18 @@ pub struct Nfs {
     pub(super) ready: RingBuffer<'static, TaskId>,
     pub(super) links: heapless::Vec<Link, MAX_LINKS>,
     pub(super) epoll: Epoll,
+    /// Tells without a system call whether something came; without it the connections are asked each time.
+    pub(super) watch: Option<Watch>,
+    /// Something that came is not read yet.
+    pub(super) unread: bool,
+    /// The server sends answers to READs in fragments.
+    pub(super) fragmented: bool,
     pub(super) next_link: usize,
     pub(super) slots: Slots,
     pub(super) most_slots: u32,
     pub(super) session: SessionId,
+    /// What tells the server that knows us from others.
+    pub(super) server: u64,
     /// Number of the server's last call in it.
     pub(super) called: u32,
     pub(super) phase: Phase,
@@ -145,10 +155,14 @@ impl Nfs {
             ready: RingBuffer::new(arena.zeroed(2 * count as usize + 2)?),
             links,
             epoll: Epoll::new().map_err(none)?,
+            watch: volume.watches.lock().pop(),
+            unread: false,
+            fragmented: false,
             next_link: 0,
             slots: Slots::new(),
             most_slots: 1,
             session: [0; 16],
+            server: 0,
             called: 0,
             phase: Phase::Down,
             request_room: 0,
@@ -430,7 +444,11 @@ impl Nfs {
 
     /// Write the call of a READ of what is still wanted.
     pub(super) fn build_read(&mut self, handle: TaskId, offset: u64, left: usize) -> bool {
-        let count = at_once(left, self.volume.settings.max_read, self.response_room);
+        let mut most = self.volume.settings.max_read;
+        if self.fragmented {
+            most = most.min(fragments::MOST);
+        }
+        let count = at_once(left, most, self.response_room);
         let Some(fh) = self.file_of(handle) else {
             return false;
         };

@@ -89,6 +89,8 @@ pub struct Link {
     pub ask_at: Instant,
     retry_at: Instant,
     backoff: u64,
+    /// Connections that ended before they carried the session: another address is tried after each.
+    pub failures: usize,
 }
 
 impl Link {
@@ -113,6 +115,7 @@ impl Link {
             ask_at: Instant::default(),
             retry_at: Instant::default(),
             backoff: BACKOFF.0,
+            failures: 0,
         })
     }
 
@@ -165,6 +168,7 @@ impl Link {
     /// End the connection, to be made again after a while that grows.
     pub fn close(&mut self, now: Instant) {
         self.fd = None;
+        self.failures += usize::from(self.state != State::Bound);
         self.state = State::Down;
         (self.start, self.end, self.skip, self.sent) = (0, 0, 0, 0);
         self.body = None;

@@ -48,6 +48,8 @@ mod revoked;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;
+#[cfg(feature = "std")]
+mod trunking;
 mod uncommitted;
 mod volume;
 mod xattr;

@@ -9,10 +9,11 @@
 //!
 //! Only what makes a session is here. A call of this kind goes alone by its connection, from a buffer of its own.
 
-use crate::mem::Pinned;
+use crate::mem::{Pinned, hash_bytes};
 use crate::sys::time::Instant;
 use crate::wire::nfs4::{
-    AttrRequest, ChannelSize, Class, Compound, Created, Handle, OpenClaim, OpenHow, Results, Status,
+    AttrRequest, ChannelSize, Class, Compound, Created, Exchanged, Handle, OpenClaim, OpenHow,
+    Results, ServerOwner, Status,
 };
 use crate::wire::rpc::Denied;
 use crate::wire::xdr::Malformed;
@@ -91,6 +92,14 @@ pub struct Mounted {
     pub lease: u32,
     /// It has extended attributes.
     pub xattr: bool,
+    /// What tells the server from others ([`server_mark`]).
+    pub server: u64,
+}
+
+/// Give what is the same for addresses that lead to one server, and for others most likely not.
+fn server_mark(server: &ServerOwner<'_>) -> u64 {
+    let mark = hash_bytes(server.minor, server.major);
+    hash_bytes(mark, server.scope)
 }
 
 impl Nfs {
@@ -320,7 +329,13 @@ impl Nfs {
         match ask {
             Ask::Nothing => Err(Trouble::Malformed),
             Ask::Exchange => {
-                let (client, sequence, confirmed, _) = ok(results.exchange_id())?;
+                let Exchanged {
+                    client,
+                    sequence,
+                    confirmed,
+                    server,
+                } = ok(results.exchange_id())?;
+                self.server = server_mark(&server);
                 let mut standing = self.volume.standing.lock();
                 // A server that knows us by the same number has what it had of ours.
                 if !confirmed || standing.before.take() != Some(client) {
@@ -451,6 +466,7 @@ impl Nfs {
                     sizes: (server.max_read, server.max_write),
                     lease: server.lease,
                     xattr: server.xattr,
+                    server: self.server,
                 });
                 Ok(Next::Up)
             }

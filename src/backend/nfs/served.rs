@@ -4,13 +4,15 @@ extern crate std;
 
 use core::time::Duration;
 use std::boxed::Box;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
 use super::idmap::Names;
 use super::instance::Nfs;
 use super::recovery::Mounted;
+use super::trunking;
+pub use super::trunking::addresses;
 use super::volume::{NfsVolume, Options, Settings};
 use crate::fuse::FileSystem;
 use crate::sys::time::Instant;
@@ -19,6 +21,8 @@ use crate::wire::nfs4::{Handle, Status};
 
 /// Time that a mount may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// That by each of several addresses.
+const PATIENCE_OF_SEVERAL: Duration = Duration::from_secs(5);
 /// Time that its end may take.
 const LEAVE: Duration = Duration::from_secs(1);
 /// Largest READ and WRITE that the host sends.
@@ -27,8 +31,8 @@ const LARGEST: u64 = 1 << 20;
 /// Say which export is served, and how.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Name or address of the server.
-    pub server: String,
+    /// Names or addresses of the server.
+    pub servers: Vec<String>,
     /// Its port.
     pub port: u16,
     /// Path of the export at the server.
@@ -43,6 +47,8 @@ pub struct Config {
     pub groups: Vec<(String, u32)>,
     /// Nodes and open files, at most.
     pub limits: (u32, u32),
+    /// Cores that are told by an io_uring what came ([`NfsVolume::watch`]); others ask their connections each time.
+    pub watches: u32,
     /// What tells the device from all others of this machine, the same after a restart: with the machine's name, the
     /// name of this client at the server, which takes two of the same name for one that was restarted.
     pub device: String,
@@ -53,31 +59,34 @@ pub struct Config {
 /// # Errors
 /// What is wrong, in words.
 pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
-    let place = (config.server.as_str(), config.port);
-    let server = place
-        .to_socket_addrs()
-        .map_err(|error| format!("{}: {error}", config.server))?
-        .next()
-        .ok_or_else(|| format!("{}: no address", config.server))?;
-    let mut found = Err(Status::ERR_MINOR_VERS_MISMATCH);
-    let minors: Vec<u32> = config
+    let addresses = addresses(&config.servers, config.port)?;
+    let patience = match addresses.len() {
+        1 => PATIENCE,
+        _ => PATIENCE_OF_SEVERAL,
+    };
+    let minors = config
         .minor
         .map_or(std::vec![2, 1], |minor| std::vec![minor]);
-    let mut used = 0;
-    for minor in minors {
-        used = minor;
-        found = mount(config, server, minor)?;
-        if found.is_ok() {
-            break;
+    let (first, minor, mounted) = trunking::first(&addresses, |address| {
+        let mut found = Err(Status::ERR_MINOR_VERS_MISMATCH);
+        for minor in &minors {
+            found = mount(config, address, *minor, patience)?.map(|mounted| (*minor, mounted));
+            if found.is_ok() {
+                break;
+            }
         }
-    }
-    let mounted = found.map_err(|status| {
-        format!(
-            "the server does not give {}: NFS4{}",
-            config.export,
-            status.name()
-        )
+        found.map_err(|status| {
+            format!(
+                "the server does not give {}: NFS4{}",
+                config.export,
+                status.name()
+            )
+        })
     })?;
+    let servers = trunking::same(first, &addresses, mounted.server, |address| {
+        let found = mount(config, address, minor, patience)?;
+        found.map_err(|status| format!("NFS4{}", status.name()))
+    });
     let settings = Settings {
         max_read: mounted.sizes.0.clamp(4096, LARGEST) as u32,
         max_write: mounted.sizes.1.clamp(4096, LARGEST) as u32,
@@ -85,14 +94,16 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
         owners: names(&config.owners),
         groups: names(&config.groups),
         lease: u64::from(mounted.lease.clamp(1, 3600)) * 1_000_000_000,
-        ..settings(config, server, used)
+        ..settings(config, servers, minor)
     };
-    volume(config, settings, &mounted, 0)
+    let volume = volume(config, settings, &mounted, 0)?;
+    volume.watch(config.watches);
+    Ok(volume)
 }
 
-fn settings(config: &Config, server: SocketAddr, minor: u32) -> Settings {
+fn settings(config: &Config, servers: Vec<SocketAddr>, minor: u32) -> Settings {
     Settings {
-        server,
+        servers: servers.leak(),
         minor,
         max_read: LARGEST as u32,
         max_write: LARGEST as u32,
@@ -125,7 +136,8 @@ fn client_number(config: &Config) -> u64 {
     let mut name = std::fs::read("/etc/machine-id").unwrap_or_default();
     // Machines that were made from one image may have one number.
     name.extend(std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default());
-    for part in [&config.device, &config.server, &config.export] {
+    let server = config.servers.join(",");
+    for part in [&config.device, &server, &config.export] {
         name.push(0);
         name.extend_from_slice(part.as_bytes());
     }
@@ -152,6 +164,7 @@ fn mount(
     config: &Config,
     server: SocketAddr,
     minor: u32,
+    patience: Duration,
 ) -> Result<Result<Mounted, Status>, String> {
     let nothing = Mounted {
         root: Handle::EMPTY,
@@ -160,6 +173,7 @@ fn mount(
         sizes: (0, 0),
         lease: 0,
         xattr: false,
+        server: 0,
     };
     let probe = random() | 1;
     let settings = Settings {
@@ -168,7 +182,7 @@ fn mount(
             uncommitted: 0,
             ..config.options
         },
-        ..settings(config, server, minor)
+        ..settings(config, std::vec![server], minor)
     };
     let volume = volume(config, settings, &nothing, probe)?;
     let arena = map::reserve(Nfs::footprint(1, 1)).map_err(|error| error.to_string())?;
@@ -192,10 +206,10 @@ fn mount(
         if let Some(status) = client.mount_failed() {
             return Ok(Err(status));
         }
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > patience {
             return Err(format!(
                 "{server}: no answer within {} s",
-                PATIENCE.as_secs()
+                patience.as_secs()
             ));
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -13,6 +13,7 @@ use crate::fuse::{Entry, Fh, NodeId, Volume};
 use crate::mem::{
     Arena, NodeKey, NodeTable, OpenFileTable, OutOfMemory, Pinned, Refused, SharedRing, hash_bytes,
 };
+use crate::sys::watch::Watch;
 use crate::wire::errno::Errno;
 use crate::wire::fuse::{Attr, FopenFlags, encode_dev};
 use crate::wire::nfs4::{FileAttr, FileKind, Handle, StateId, Time, Verifier};
@@ -58,8 +59,8 @@ pub struct Options {
 /// Say which server is used, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Server.
-    pub server: SocketAddr,
+    /// Addresses that lead to the server; not empty.
+    pub servers: &'static [SocketAddr],
     /// Minor version of NFSv4: 1 or 2.
     pub minor: u32,
     /// Largest READ in bytes.
@@ -96,6 +97,8 @@ pub struct Node {
     pub opens: u32,
     /// Where it was renamed to when its last name went while it was open.
     pub silly: Option<Silly>,
+    /// Why content was lost while nobody had the file open: whoever opens it next is told.
+    pub unsaid: Option<Errno>,
 }
 
 /// Name a file whose last name went while it was open.
@@ -193,6 +196,8 @@ pub struct NfsVolume {
     /// LOCK takes the open that the same compound made, as far as is known.
     pub(super) locks_at_once: AtomicBool,
     pub(super) epoch: AtomicU32,
+    /// For cores that are still to come: with it a core learns without system calls that something came.
+    pub(super) watches: Mutex<heapless::Vec<Watch, MAX_WATCHES>>,
     /// Cores that have not taken leave of the server.
     pub(super) cores: AtomicU32,
     /// Name of this client among all of the server's.
@@ -205,6 +210,9 @@ pub struct NfsVolume {
 
 /// What is left over at most; more is left to the end of the lease.
 const LEFTOVERS: u32 = 1024;
+
+/// Most cores that watch their connections without system calls.
+const MAX_WATCHES: usize = 16;
 
 /// Length of a silly name.
 pub const SILLY_LEN: usize = 4 + 24;
@@ -229,6 +237,7 @@ impl NfsVolume {
             change: 0,
             opens: 0,
             silly: None,
+            unsaid: None,
         };
         let volume = Self {
             settings,
@@ -243,6 +252,7 @@ impl NfsVolume {
             clones: AtomicBool::new(true),
             locks_at_once: AtomicBool::new(true),
             epoch: AtomicU32::new(0),
+            watches: Mutex::new(heapless::Vec::new()),
             cores: AtomicU32::new(0),
             client_name,
             verifier: boot.to_be_bytes(),
@@ -261,6 +271,20 @@ impl NfsVolume {
             + LockTable::FOOTPRINT
             + size_of::<Self>()
             + 256
+    }
+
+    /// Make ready for so many cores to watch their connections without system calls, as far as the kernel does that.
+    pub fn watch(&self, cores: u32) {
+        let mut watches = self.watches.lock();
+        for _ in 0..cores {
+            let Ok(watch) = Watch::new() else {
+                crate::log::info!("nfs: no io_uring to watch connections: they are asked");
+                return;
+            };
+            if watches.push(watch).is_err() {
+                return;
+            }
+        }
     }
 
     /// Give the number of nodes that the host holds, the root included.
@@ -301,7 +325,8 @@ impl NfsVolume {
         self.settings.options.uncommitted > 0 && self.uncommitted.lock().has(node)
     }
 
-    /// Content of a file is lost that was answered before number `upto`: whoever has it open is told, once each.
+    /// Content of a file is lost that was answered before number `upto`: whoever has it open is told, once each, or else
+    /// who opens it next.
     pub(super) fn lose_content(&'static self, node: u64, upto: u64, why: Errno) {
         self.uncommitted.lock().forget(node, upto);
         if why == Errno::ESTALE {
@@ -309,14 +334,24 @@ impl NfsVolume {
             return;
         }
         crate::log::warn!("nfs: content that was written is lost: {}", why);
-        self.each_opened(|file| file.node == node, |state| state.unsaid = Some(why));
+        let mut told = false;
+        self.each_opened(
+            |file| file.node == node,
+            |state| {
+                state.unsaid = Some(why);
+                told = true;
+            },
+        );
+        if !told {
+            self.nodes.update(node, |_, node| node.unsaid = Some(why));
+        }
     }
 
     /// Note something of open files.
     pub(super) fn each_opened(
         &'static self,
         which: impl Fn(&OpenFile) -> bool,
-        note: impl Fn(&mut OpenState),
+        mut note: impl FnMut(&mut OpenState),
     ) {
         let mut place = 0;
         while let Some((next, file)) = self.files.pin_after(place) {
@@ -403,6 +438,7 @@ impl NfsVolume {
             change: found.change,
             opens: 0,
             silly: None,
+            unsaid: None,
         };
         let node = self
             .nodes
@@ -439,6 +475,10 @@ impl NfsVolume {
         }
         let node = file.node;
         let directory = file.access == 0;
+        if !directory {
+            let unsaid = self.nodes.update(node, |_, node| node.unsaid.take());
+            file.state.lock().unsaid = unsaid.flatten();
+        }
         match self.files.insert(file, epoch) {
             Ok(fh) => {
                 let same = self.nodes.update(node, |_, node| {
@@ -463,6 +503,9 @@ impl NfsVolume {
                 Ok((Fh(fh), cache | flush))
             }
             Err((refused, file)) => {
+                let unsaid = file.state.lock().unsaid;
+                self.nodes
+                    .update(node, |_, node| node.unsaid = node.unsaid.or(unsaid));
                 self.nodes.close(node);
                 let errno = match refused {
                     Refused::Full => Errno::ENFILE,
@@ -527,6 +570,7 @@ impl NfsVolume {
             change: 0,
             opens: 0,
             silly: None,
+            unsaid: None,
         };
         let id = self.nodes.look_up(*handle, make, epoch).ok()?;
         let done = self

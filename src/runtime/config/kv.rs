@@ -243,7 +243,7 @@ fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
     ];
     keys.extend(tls::KEYS);
     match shape {
-        Shape::Tree => only_tree(section, &[&keys[..], &["volume"]].concat()),
+        Shape::Tree => only_tree(section, &[&keys[..], &["volume", "spread"]].concat()),
         // All keys of the server are files: no volume.
         Shape::Flat => only_flat(section, &keys),
     }
@@ -291,6 +291,7 @@ fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
         let text = field.text(allowed, |text| durability(text).is_some())?;
         durability(text)
     });
+    let spread = or(section.get("spread"), None, |field| field.flag().map(Some));
     Some(Valkey {
         places: places?,
         user: user?,
@@ -300,6 +301,7 @@ fn valkey(section: &Section, shape: Shape) -> Option<Valkey> {
         timeout: timeout?,
         durability: durability?,
         tls: tls?,
+        spread: spread?,
     })
 }
 
@@ -434,6 +436,7 @@ mod tests {
             let valkey = valkey(&keys);
             assert_eq!(valkey.places, [wanted]);
             assert_eq!((valkey.user, valkey.timeout), (None, 60 * SECOND));
+            assert_eq!(valkey.spread, None);
         }
         let list = "engine = \"valkey\", volume = \"v\", address = [\"a:1\", \"b:2\"]";
         assert_eq!(valkey(list).places, [tcp("a", 1), tcp("b", 2)]);
@@ -471,6 +474,10 @@ mod tests {
     fn a_volume_on_a_server_says_what_is_wrong_with_it() {
         let at = "engine = \"valkey\", address = \"h:1\"";
         let volume = format!("{at}, volume = \"v\"");
+        for spread in [false, true] {
+            let valkey = valkey(&format!("{volume}, spread = {spread}"));
+            assert_eq!(valkey.spread, Some(spread));
+        }
         check(&[
             (at, "volume: missing; allowed: a name of 1 to 64"),
             (&format!("{at}, volume = \"a{{b\""), "letters, digits"),
@@ -521,6 +528,7 @@ mod tests {
         assert_eq!(owned.layout, look(1000, 100, 0o660));
         check(&[
             (&format!("{at}, volume = \"v\""), "volume: unknown key"),
+            (&format!("{at}, spread = true"), "spread: unknown key"),
             (&format!("{at}, chunk = \"4KiB\""), "chunk: unknown key"),
             (&format!("{at}, uid = -1"), "0 to 4294967294"),
             (&format!("{at}, mode = \"0888\""), "permissions in octal"),

@@ -265,6 +265,9 @@ pub struct Valkey {
     pub durability: Option<Durability>,
     /// Files of TLS. Default: connections without it.
     pub tls: Option<Files>,
+    /// Whether content of large files spreads over the nodes of a cluster. Default: as the volume was made; of a new one,
+    /// where there is a cluster.
+    pub spread: Option<bool>,
 }
 
 /// Configure the `local` backend.

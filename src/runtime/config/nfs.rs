@@ -11,8 +11,9 @@ use super::document::{Field, Section};
 /// Configure the `nfs` backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nfs {
-    /// Name or address of the server; a name is looked up once, at the start.
-    pub server: String,
+    /// Names or addresses of the server; a name is looked up once, at the start. Connections go by all addresses that lead
+    /// to one server.
+    pub servers: Vec<String>,
     /// Its TCP port. Default: 2049.
     pub port: u16,
     /// Path of the export in the server's tree.
@@ -32,6 +33,8 @@ pub struct Nfs {
     pub reserved_port: bool,
     /// What the host may keep. Default: auto.
     pub cache: Cache,
+    /// Be told of answers by an io_uring instead of asking the connections in each round. Default: false.
+    pub io_uring: bool,
     /// Refuse every change with `EROFS`. Default: false.
     pub read_only: bool,
     /// Bytes of content that the server has and has not yet made durable, which are kept to be written again; zero, with
@@ -63,6 +66,9 @@ const FLAVORS: [(&str, bool); 2] = [("sys", false), ("none", true)];
 /// Longest name of a host (RFC 1035, section 2.3.4).
 const HOST: usize = 253;
 
+/// Most names of a server.
+const SERVERS: usize = 16;
+
 /// Longest name of an owner.
 const NAME: usize = 255;
 
@@ -85,6 +91,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         "timeo",
         "retrans",
         "reserved_port",
+        "io_uring",
         "cache",
         "read_only",
         "auth",
@@ -95,14 +102,10 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         "groups",
     ]);
     // Each is read before any `?`, so that one problem does not hide the next.
-    let allowed = format!("a name or an address of at most {HOST} bytes");
-    let server = section.need("server", &allowed).and_then(|field| {
-        let good = |name: &str| {
-            (1..=HOST).contains(&name.len())
-                && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
-        };
-        field.text(&allowed, good).map(|name| name.to_string())
-    });
+    let allowed = format!("a name or an address of at most {HOST} bytes, or a list of these");
+    let servers = section
+        .need("server", &allowed)
+        .and_then(|field| servers(&field, &allowed));
     let allowed = format!("an absolute path of at most {EXPORT} bytes");
     let export = section.need("export", &allowed).and_then(|field| {
         let good = |path: &str| {
@@ -140,8 +143,9 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
     let names = |key| or(section.get(key), Vec::new(), names);
     let (owners, groups) = (names("owners"), names("groups"));
     let (reserved_port, read_only) = (flag("reserved_port"), flag("read_only"));
+    let io_uring = flag("io_uring");
     Some(Nfs {
-        server: server?,
+        servers: servers?,
         port: port? as u16,
         export: export?,
         minor: minor?,
@@ -150,6 +154,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         timeo: timeo?,
         retrans: retrans? as u32,
         reserved_port: reserved_port?,
+        io_uring: io_uring?,
         cache: cache?,
         read_only: read_only?,
         anonymous: anonymous?,
@@ -162,6 +167,25 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
             (false, Some(bytes)) => bytes?,
         },
     })
+}
+
+/// Read the names of a server.
+fn servers(field: &Field, allowed: &str) -> Option<Vec<String>> {
+    let one = |field: &Field| {
+        let good = |name: &str| {
+            (1..=HOST).contains(&name.len())
+                && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
+        };
+        field.text(allowed, good).map(|name| name.to_string())
+    };
+    if !field.is_list() {
+        return one(field).map(|name| std::vec![name]);
+    }
+    let elements = field.elements(allowed)?;
+    if !(1..=SERVERS).contains(&elements.len()) {
+        return field.refuse("1 to 16 names or addresses");
+    }
+    elements.iter().map(one).collect()
 }
 
 /// Read names and their numbers.
@@ -215,6 +239,10 @@ mod tests {
             (Some(1), true, 5_000_000_000)
         );
         assert!(nfs.anonymous && nfs.server_locks);
+        let nfs =
+            parse("server = [\"a\", \"192.0.2.1\"], export = \"/\", io_uring = true").unwrap();
+        assert_eq!(nfs.servers, ["a", "192.0.2.1"]);
+        assert!(nfs.io_uring);
         let nfs = parse("server = \"a\", export = \"/\", locks = \"host\"").unwrap();
         assert!(!nfs.server_locks);
         let nfs = parse(
@@ -234,6 +262,14 @@ mod tests {
             (
                 "server = \"a\"",
                 "export: missing; allowed: an absolute path",
+            ),
+            (
+                "server = [], export = \"/\"",
+                "allowed: 1 to 16 names or addresses",
+            ),
+            (
+                "server = [\"a\", \"/b\"], export = \"/\"",
+                "server[1]: found \"/b\"",
             ),
             (
                 "server = \"a b\", export = \"/\"",

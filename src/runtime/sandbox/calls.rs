@@ -141,6 +141,9 @@ pub(super) const LOCAL: &[c_long] = &[
     libc::SYS_capset,
 ];
 
+/// The `nfs` backend beside [`NETWORK`]: rings that were made before and can do nothing but poll.
+pub(super) const NFS: &[c_long] = &[libc::SYS_io_uring_enter];
+
 /// The `kv` backend's embedded engine: one open file.
 #[cfg(feature = "kv-embedded")]
 pub(super) const EMBEDDED: &[c_long] = &[

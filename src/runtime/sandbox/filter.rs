@@ -88,7 +88,8 @@ fn allowed(config: &Config) -> Result<Rules, seccompiler::BackendError> {
             }
         }
         match device.backend {
-            Backend::Null { .. } | Backend::Nfs(_) => {}
+            Backend::Null { .. } => {}
+            Backend::Nfs(_) => add(calls::NFS),
             Backend::Local(_) => {
                 add(calls::LOCAL);
                 local = true;
@@ -196,6 +197,14 @@ mod tests {
         assert_eq!(rules[&libc::SYS_socket].len(), 1, "streams alone");
         let null = allowed(&config(NULL)).unwrap();
         assert!(!null.contains_key(&libc::SYS_socket) && !null.contains_key(&libc::SYS_connect));
+        let nfs = "hal = { kind = \"fuse\", mountpoint = \"/m\" }\n\
+            backend = { kind = \"nfs\", server = \"h\", export = \"/e\" }";
+        let rules = allowed(&config(nfs)).unwrap();
+        // Rings that were made before, which can do little, are used; no others are made.
+        assert!(
+            rules.contains_key(&libc::SYS_connect) && rules.contains_key(&libc::SYS_io_uring_enter)
+        );
+        assert!(!rules.contains_key(&libc::SYS_io_uring_setup));
     }
 
     #[test]

@@ -17,7 +17,8 @@ pub use attributes::{
 pub use call::{Call, ChannelSize, Compound, Create, Created, OpenClaim, OpenHow, ROOM_OF_CALL};
 pub use callback::{Callback, Callbacks};
 pub use results::{
-    DirEntry, DirEntryIter, Locked, OpenResult, Results, SequenceResult, SessionResult, Stability,
+    DirEntry, DirEntryIter, Exchanged, Locked, OpenResult, Results, SequenceResult, ServerOwner,
+    SessionResult, Stability,
 };
 pub use status::{Class, Status};
 

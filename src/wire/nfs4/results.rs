@@ -54,6 +54,31 @@ impl SequenceResult {
     pub const BACKCHANNEL_DOWN: u32 = 0x01 | 0x200;
 }
 
+/// Say who answered EXCHANGE_ID: addresses with equal ones lead to one server, whose sessions go by any of them
+/// (RFC 8881, section 2.10.5).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ServerOwner<'a> {
+    /// `so_minor_id`.
+    pub minor: u64,
+    /// `so_major_id`.
+    pub major: &'a [u8],
+    /// `eir_server_scope`.
+    pub scope: &'a [u8],
+}
+
+/// Hold what EXCHANGE_ID gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchanged<'a> {
+    /// Client ID.
+    pub client: u64,
+    /// Number of the next CREATE_SESSION.
+    pub sequence: u32,
+    /// The server knows the client already.
+    pub confirmed: bool,
+    /// Who it is.
+    pub server: ServerOwner<'a>,
+}
+
 /// Hold the results of CREATE_SESSION.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionResult {
@@ -446,8 +471,8 @@ impl<'a> Results<'a> {
         }
     }
 
-    /// Read EXCHANGE_ID: client, sequence number of its first session, whether the server knew it, the server's name.
-    pub fn exchange_id(&mut self) -> Outcome<(u64, u32, bool, &'a [u8])> {
+    /// Read EXCHANGE_ID.
+    pub fn exchange_id(&mut self) -> Outcome<Exchanged<'a>> {
         const CONFIRMED: u32 = 0x8000_0000;
         done!(self, op::EXCHANGE_ID);
         let client = self.input.u64()?;
@@ -457,9 +482,16 @@ impl<'a> Results<'a> {
             // State protection was not asked for.
             return Err(Malformed);
         }
-        self.input.u64()?;
-        let owner = self.input.opaque(MAX_OPAQUE)?;
-        Ok(Ok((client, sequence, flags & CONFIRMED != 0, owner)))
+        Ok(Ok(Exchanged {
+            client,
+            sequence,
+            confirmed: flags & CONFIRMED != 0,
+            server: ServerOwner {
+                minor: self.input.u64()?,
+                major: self.input.opaque(MAX_OPAQUE)?,
+                scope: self.input.opaque(MAX_OPAQUE)?,
+            },
+        }))
     }
 
     /// Read CREATE_SESSION.

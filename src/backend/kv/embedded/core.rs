@@ -187,20 +187,25 @@ impl Embedded {
                     Ok(done)
                 })
             }
-            Op::Clear { ino, from, to, .. } => {
-                let chunks = writer.open_table(CHUNKS);
-                let chunks = chunks.map_err(|_| StorageError::PreviousIo);
-                chunks.and_then(|mut chunks| {
-                    clear(
-                        &mut chunks,
-                        ino,
-                        from,
-                        to,
-                        size,
-                        &mut self.chunk,
-                        &mut freed,
-                    )
-                    .map(Some)
+            Op::Clear {
+                ino,
+                from,
+                to,
+                expect,
+                ..
+            } => {
+                let check = Check {
+                    key: Key::Inode(ino),
+                    expect,
+                };
+                transact(&mut records, &[check], &[], value, fresh).and_then(|done| {
+                    if done.is_none() {
+                        return Ok(None);
+                    }
+                    let chunks = writer.open_table(CHUNKS);
+                    let mut chunks = chunks.map_err(|_| StorageError::PreviousIo)?;
+                    let scratch = &mut self.chunk;
+                    clear(&mut chunks, ino, from, to, size, scratch, &mut freed).map(Some)
                 })
             }
             Op::Purge { ino, expect } => purge(&mut records, ino, expect),

@@ -120,6 +120,7 @@ impl Snapshot {
             List::Names(ino) => (ino, kind::NAME),
             List::Orphans => (0, kind::ORPHAN),
             List::Inodes => return self.inodes(token, after, limit, client),
+            List::Groups => return Ok(Done::Listed { more: false }),
         };
         let named = matches!(list, List::Xattrs(_) | List::Names(_));
         let mut first = [0; 17];

@@ -210,10 +210,18 @@ impl<E: Engine> Tree<E> {
         }
     }
 
+    /// The file is not as long any more as it was when clearing behind its end began: look again.
+    pub(super) fn unsettled(&mut self, handle: Handle) {
+        if let Some(work) = self.desk.works.get_mut(handle) {
+            work.next_byte = u64::MAX;
+        }
+        self.go(handle, SETTLE_LOOK);
+    }
+
     /// Clear what is behind the end of a file, then begin the request again.
     pub(super) fn settle(&mut self, handle: Handle, inode: &Inode) {
         if let Some(work) = self.desk.works.get_mut(handle) {
-            work.next_byte = inode.size;
+            (work.next_byte, work.number) = (inode.size, inode.size);
         }
         self.go(handle, SETTLE);
     }
@@ -231,6 +239,11 @@ impl<E: Engine> Tree<E> {
                     from,
                     to: u64::MAX,
                     size: found.inode.trim.max(found.inode.size),
+                    // Somebody else may have been done with it, and the file be longer by now.
+                    expect: Expect::Exactly {
+                        at: field::SIZE,
+                        value: work.number,
+                    },
                 };
                 self.ask(handle, &op);
             }
@@ -268,7 +281,7 @@ impl<E: Engine> Tree<E> {
             }
             (SETTLE, _) => {
                 // What was cleared began here; `next_byte` moved on with it.
-                work.next_byte = found.inode.size;
+                work.next_byte = work.number;
                 self.go(handle, SETTLE_LOOK);
             }
             (SETTLE_LOOK, _) if found.inode_version == 0 => self.fail(handle, Errno::ESTALE),
@@ -303,6 +316,7 @@ impl<E: Engine> Tree<E> {
                     from: next,
                     to: end.min(size),
                     size,
+                    expect: Expect::Present,
                 };
                 self.ask(handle, &op);
             }

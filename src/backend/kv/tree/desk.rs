@@ -193,7 +193,7 @@ pub struct Work {
     pub tries: u16,
     /// Where a Clear or Seek goes on.
     pub next_byte: u64,
-    /// A number for what it makes, kept over attempts.
+    /// A number for what it makes, kept over attempts; or how long a file is behind whose end is cleared.
     pub number: u64,
     pub result: Result<Done, Failure>,
     next: Option<Handle>,

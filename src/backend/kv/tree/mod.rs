@@ -21,6 +21,8 @@
 //! | COPY_FILE_RANGE | 1, and one for each MiB |
 //! | SETATTR that makes a file shorter | 6 |
 //!
+//! An engine whose content spreads over several servers takes more for what is far.
+//!
 //! # Crash safety
 //! A file without a name has an orphan record until it is removed, which happens when the host lets go of it, or by a
 //! sweep after a crash. A file that is made shorter is marked until the content behind its end is cleared; whoever
@@ -29,7 +31,7 @@
 //!
 //! # What is the host's
 //! Permissions, locks (POSIX and BSD: right within one host, not shared between hosts) and the avoidance of loops by
-//! RENAME. Access times are not kept. ACLs are refused; COPY_FILE_RANGE, too, over an engine that does not copy, and
+//! RENAME. Access times are not kept. ACLs are refused; COPY_FILE_RANGE, too, where the engine does not copy, and
 //! the host copies by itself then. FALLOCATE preallocates nothing, and neither collapses nor inserts ranges.
 
 mod attrs;
@@ -383,6 +385,7 @@ impl<E: Engine> Tree<E> {
             return;
         };
         match (&work.kind, work.step) {
+            (_, content::SETTLE) => self.unsettled(handle),
             (_, content::SETTLE..) => self.go(handle, content::SETTLE_LOOK),
             // The inode is not as a plain write needs it: look how it is.
             (Kind::Write { .. }, content::WRITE) => self.go(handle, content::WRITE_LOOK),
@@ -406,6 +409,7 @@ impl<E: Engine> Tree<E> {
             Failure::Conflict => Errno::EBUSY,
             Failure::Unreachable => Errno::ETIMEDOUT,
             Failure::Unknown | Failure::Broken => Errno::EIO,
+            Failure::Unsupported => Errno::EOPNOTSUPP,
         };
         self.fail(handle, error);
     }

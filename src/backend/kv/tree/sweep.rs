@@ -11,6 +11,13 @@ const LOOK: u8 = 0;
 const CLEAR: u8 = 1;
 const PURGE: u8 = 2;
 
+/// An inode that has no name.
+const NAMELESS: Expect = Expect::Bits {
+    at: field::NLINK,
+    mask: u32::MAX,
+    want: 0,
+};
+
 impl<E: Engine> Tree<E> {
     /// Remove an inode, unless it has a name by now.
     pub(super) fn reap(&mut self, ino: u64) {
@@ -43,15 +50,12 @@ impl<E: Engine> Tree<E> {
                     from: next,
                     to: u64::MAX,
                     size: inode.size.max(inode.trim),
+                    expect: NAMELESS,
                 };
                 self.ask(handle, &op);
             }
             _ => {
-                let expect = Expect::Bits {
-                    at: field::NLINK,
-                    mask: u32::MAX,
-                    want: 0,
-                };
+                let expect = NAMELESS;
                 self.ask(handle, &Op::Purge { ino, expect });
             }
         }

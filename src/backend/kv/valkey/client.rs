@@ -1,9 +1,10 @@
 //! The engine of one core: a connection for everything, and one for what has to wait until it is durable.
 
-use super::super::engine::{Busy, Client, Done, Engine, Op, Token};
+use super::super::engine::{Busy, Client, Done, Engine, List, Op, Token};
 use super::connection::{Aim, Connection, Settings};
 use super::pipeline::FULL;
 use super::reply::Ask;
+use super::spread::Spread;
 use super::sync::Syncer;
 use crate::mem::Arena;
 use crate::sys;
@@ -14,6 +15,7 @@ pub struct Valkey {
     settings: &'static Settings,
     main: Connection,
     sync: Option<Syncer>,
+    spread: Option<Spread>,
 }
 
 impl Valkey {
@@ -26,7 +28,7 @@ impl Valkey {
         settings: &'static Settings,
         aim: Aim,
         calls: u32,
-        clients: [u64; 2],
+        clients: [u64; 3],
     ) -> sys::Result<Self> {
         let main = Connection::new(arena, settings, aim, (calls, FULL), clients[0])?;
         let sync = match (settings.durability, aim) {
@@ -35,16 +37,21 @@ impl Valkey {
             }
             _ => None,
         };
+        let spread = match (settings.spread, aim) {
+            (true, Aim::Serve) => Some(Spread::new(arena, settings, calls, clients[2])?),
+            _ => None,
+        };
         Ok(Self {
             settings,
             main,
             sync,
+            spread,
         })
     }
 
     /// Give the bytes of arena that one needs.
     pub const fn footprint(calls: u32) -> usize {
-        Connection::footprint(calls, FULL) + Syncer::footprint(calls)
+        Connection::footprint(calls, FULL) + Syncer::footprint(calls) + Spread::footprint(calls)
     }
 
     /// Give the connection.
@@ -55,8 +62,19 @@ impl Valkey {
 
 impl Engine for Valkey {
     fn submit(&mut self, token: Token, op: &Op<'_>, client: &mut dyn Client) -> Result<(), Busy> {
+        if let Some(spread) = &mut self.spread
+            && let Some(taken) = spread.submit(token, op, &mut self.main, client)
+        {
+            return taken;
+        }
         match (op, &mut self.sync) {
-            (Op::Sync, None) => client.done(token, Ok(Done::Done)),
+            (Op::Sync, None) | (Op::Discard { .. }, _) => client.done(token, Ok(Done::Done)),
+            (
+                Op::Scan {
+                    list: List::Groups, ..
+                },
+                _,
+            ) => client.done(token, Ok(Done::Listed { more: false })),
             (Op::Sync, Some(sync)) => return sync.submit(token),
             _ => return self.main.submit(token, &Ask::Op(op)),
         }
@@ -64,7 +82,17 @@ impl Engine for Valkey {
     }
 
     fn poll(&mut self, now: Instant, client: &mut dyn Client) -> bool {
-        let mut any = self.main.poll(now, client);
+        let mut any = match &mut self.spread {
+            Some(spread) => spread.poll(now, &mut self.main, client),
+            None => self.main.poll(now, client),
+        };
+        if let (Some(spread), Some(sync)) = (&mut self.spread, &mut self.sync) {
+            while let Some(token) = spread.settled() {
+                // Fewer wait than there are calls.
+                let _ = sync.submit(token);
+                any = true;
+            }
+        }
         if let Some(sync) = &mut self.sync {
             any |= sync.poll(now, &mut self.main, client);
         }
@@ -76,9 +104,17 @@ impl Engine for Valkey {
         if let Some(sync) = &self.sync {
             add(sync.connection().bell());
         }
+        if let Some(spread) = &self.spread {
+            spread.wait_fds(add);
+        }
     }
 
     fn arm(&mut self) -> bool {
+        if let Some(spread) = &mut self.spread
+            && !spread.may_sleep()
+        {
+            return false;
+        }
         let sync = self.sync.as_ref();
         self.main.may_sleep() && sync.is_none_or(|sync| sync.connection().may_sleep())
     }
@@ -86,7 +122,9 @@ impl Engine for Valkey {
     fn deadline(&self) -> Option<Instant> {
         let sync = self.sync.as_ref();
         let sync = sync.and_then(|sync| sync.connection().deadline());
-        [self.main.deadline(), sync].into_iter().flatten().min()
+        let spread = self.spread.as_ref().and_then(Spread::deadline);
+        let all = [self.main.deadline(), sync, spread];
+        all.into_iter().flatten().min()
     }
 
     fn chunk_size(&self) -> u32 {

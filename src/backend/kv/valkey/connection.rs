@@ -7,6 +7,7 @@ use super::link::{Address, Link, Text, Trouble, kept};
 use super::pipeline::{Pipeline, Sizes};
 use super::reply::{self, Answer, Ask};
 use super::request::{self, Durability, FUNCTIONS, VERSION};
+use super::spread::Written;
 use crate::mem::Arena;
 use crate::sys;
 use crate::sys::time::Instant;
@@ -25,6 +26,17 @@ const RECEIVES: u32 = 8;
 
 /// When a volume was made, in the server's words: it tells the volume from a later one of the same name.
 pub type Made = heapless::String<40>;
+
+/// Say how a volume was made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Size of chunks in bytes.
+    pub chunk: u32,
+    /// When.
+    pub made: Made,
+    /// Whether content spreads over the nodes of a cluster.
+    pub spread: bool,
+}
 
 /// Say what a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +64,12 @@ pub struct Settings {
     pub prefix: &'static [u8],
     /// Size of chunks in bytes: of a new volume, or of the one that is served.
     pub chunk: u32,
+    /// Whether content spreads over the nodes of a cluster: of the volume that is served.
+    pub spread: bool,
+    /// What was changed on groups' nodes by all cores.
+    pub written: &'static Written,
+    /// Whether that of a new volume does; `None` where the server is a node of a cluster.
+    pub spreads: Option<bool>,
     /// When the volume that is served was made.
     pub made: Made,
     /// Nanoseconds without any answer after which requests fail.
@@ -91,8 +109,8 @@ pub struct Connection {
     server: Text,
     /// The server is a node of a cluster.
     cluster: bool,
-    /// Size of chunks and making of the volume that was found.
-    found: Option<(u32, Made)>,
+    /// The volume that was found.
+    found: Option<Found>,
     trouble: Option<Trouble>,
     now: Instant,
     /// When a call was answered last, or there was none.
@@ -226,8 +244,8 @@ impl Connection {
         &self.server
     }
 
-    /// Give the size of chunks and the making of the volume that was found.
-    pub const fn found(&self) -> Option<&(u32, Made)> {
+    /// Give the volume that was found.
+    pub const fn found(&self) -> Option<&Found> {
         self.found.as_ref()
     }
 
@@ -238,6 +256,7 @@ impl Connection {
             Aim::Make => settings.chunk,
             Aim::Look | Aim::Find | Aim::Serve => 0,
         };
+        let spreads = settings.spreads.unwrap_or(self.cluster);
         self.pipe.ask(|to| match step {
             Step::Hello => introduce(to, settings),
             Step::Disk => {
@@ -247,7 +266,7 @@ impl Connection {
             Step::Memory => {
                 to.request(2).bytes(b"INFO").bytes(b"memory");
             }
-            Step::Open => request::open(to, settings.prefix, create),
+            Step::Open => request::open(to, settings.prefix, create, spreads),
             Step::Load => {
                 to.request(4).bytes(b"FUNCTION").bytes(b"LOAD");
                 to.bytes(b"REPLACE").bytes(FUNCTIONS.as_bytes());
@@ -298,10 +317,10 @@ impl Connection {
                     evicts(report.ok_or(Trouble::Malformed)?)?;
                     Step::Open
                 }
-                (Step::Open, Some(Item::Array(3))) => {
-                    let (version, chunk, made) =
+                (Step::Open, Some(Item::Array(4))) => {
+                    let (version, found) =
                         opened(&mut reader).map_err(|Malformed| Trouble::Malformed)?;
-                    self.opened(version, chunk, made)?
+                    self.opened(version, found)?
                 }
                 (Step::Load, Some(Item::Bulk(_))) => Step::Open,
                 (Step::Replicas, Some(Item::Text { len, .. } | Item::Bulk(len))) => {
@@ -341,15 +360,16 @@ impl Connection {
         Ok(Step::Load)
     }
 
-    fn opened(&mut self, version: i64, chunk: u32, made: Made) -> Result<Step, Trouble> {
+    fn opened(&mut self, version: i64, found: Found) -> Result<Step, Trouble> {
         if version < VERSION {
             return self.load();
         }
         let settings = self.settings;
-        if self.aim == Aim::Serve && (chunk, &made) != (settings.chunk, &settings.made) {
+        let known = (settings.chunk, &settings.made, settings.spread);
+        if self.aim == Aim::Serve && (found.chunk, &found.made, found.spread) != known {
             return Err(Trouble::Gone);
         }
-        self.found = (chunk != 0).then_some((chunk, made));
+        self.found = (found.chunk != 0).then_some(found);
         Ok(match self.cluster {
             true => Step::Replicas,
             false => Step::Ready,
@@ -505,7 +525,7 @@ pub fn evicts(report: &[u8]) -> Result<(), Trouble> {
     }
 }
 
-fn opened(reader: &mut Reader<'_>) -> Result<(i64, u32, Made), Malformed> {
+fn opened(reader: &mut Reader<'_>) -> Result<(i64, Found), Malformed> {
     let (Some(Item::Integer(version)), Some(Item::Integer(chunk))) =
         (reader.item()?, reader.item()?)
     else {
@@ -517,9 +537,18 @@ fn opened(reader: &mut Reader<'_>) -> Result<(i64, u32, Made), Malformed> {
     let text = core::str::from_utf8(reader.body(len)?.ok_or(Malformed)?).map_err(|_| Malformed)?;
     let made = Made::try_from(text).map_err(|_| Malformed)?;
     let chunk = u32::try_from(chunk).map_err(|_| Malformed)?;
+    let spread = match reader.item()? {
+        Some(Item::Integer(spread @ 0..=1)) => spread == 1,
+        _ => return Err(Malformed),
+    };
+    let found = Found {
+        chunk,
+        made,
+        spread,
+    };
     match chunk {
-        0 => Ok((version, 0, made)),
-        4096..=0x10_0000 if chunk.is_power_of_two() => Ok((version, chunk, made)),
+        0 => Ok((version, found)),
+        4096..=0x10_0000 if chunk.is_power_of_two() => Ok((version, found)),
         _ => Err(Malformed),
     }
 }

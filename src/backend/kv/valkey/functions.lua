@@ -10,7 +10,9 @@
 --   PREFIX .. kind .. inode   a sorted set in the order of bytes: number, version, value (4 positions, 6 orphans)
 --   PREFIX .. 5 .. inode .. index   a string: a chunk of content, index in 4 bytes, big-endian
 --   PREFIX .. 5 .. inode      a sorted set by number: which chunks there are, but for the first
---   PREFIX .. "k"             a hash: the size of chunks, and when the volume was made
+--   PREFIX .. 9 .. inode      a hash, of a file that spreads: g, its generation, and i, which server raised that last
+--   PREFIX .. 10 .. inode     a sorted set by number: the groups of chunks that were ever written to
+--   PREFIX .. "k"             a hash: the size of chunks, when the volume was made, and whether its files spread
 --   PREFIX .. "r"             a counter: the numbers given out
 --   PREFIX .. "n"             a counter: the clients that changed something so far
 --   PREFIX .. "i" .. counter  which server counted last
@@ -22,12 +24,22 @@
 --   PREFIX .. "u"             a sorted set: the clients by when they were heard of, in seconds
 --   PREFIX .. "y"             a counter, raised before what is there is made durable
 --
+-- Where files spread, what lies behind their first MiB is in groups of chunks, each in a hash slot of its own. There
+-- KEYS[1] is the group's prefix, "{volume.inode.group}" with both numbers in hexadecimal, and no key either; KEYS[2] is
+-- the group's fence.
+--
+--   PREFIX .. "f"             a hash, the fence: g, the highest generation that was seen here; l, where files of earlier
+--                             generations were cut, as generation and byte (7 bytes each), both growing; x, that it
+--                             stands for a while only, as the group was removed; and by client, the highest count of connections that it had lost, and when
+--                             that came
+--   PREFIX .. index           a string: a chunk of content, index in 4 bytes, big-endian
+--
 -- The stored value of a record is its version (8 bytes) and its value. A version is the number of the client that made
 -- it (3 bytes) and its sequence number (5 bytes). Numbers in Lua are exact below 2^53 only, so fields of 64 bits are
 -- taken in halves.
 
 -- Raised when a function comes or changes. Later versions do for earlier clients what theirs did.
-local VERSION = 3
+local VERSION = 4
 local XATTR, NAME, POSITION, ORPHAN = 2, 3, 4, 6
 -- Most chunks that one call looks at, and most keys that one SCAN does.
 local STEP, SCANNED = 256, 500
@@ -43,12 +55,20 @@ local NO_VERSION = ('\0'):rep(8)
 -- Bytes of a client's record before its results, and of each.
 local HEAD, EACH = 13, 7
 -- Counts that another server leaves out: more than were ever given out and lost with the one before.
-local LOST_NUMBERS, LOST_CLIENTS = 16777216, 64
+local LOST_NUMBERS, LOST_CLIENTS, LOST_GENERATIONS = 16777216, 64, 1048576
+-- Most cuts, and clients, that a fence knows; and seconds that it stands when the file was removed, or remembers a client.
+local CUTS, CLIENTS, FENCE_LIFE, LATE = 32, 64, 3600, 86400
+-- Bytes of a cut.
+local CUT = 14
+
+local function this_server()
+    return redis.call('INFO', 'replication'):match('master_replid:(%x+)') or ''
+end
 
 -- Adds to a counter, and gives what it is then. A server that was behind when it came back, or a replica that took its
 -- place, does not know what was given out last, and who got it still uses it. So another server than before leaves some out.
 local function counted(prefix, counter, count, lost)
-    local here = redis.call('INFO', 'replication'):match('master_replid:(%x+)') or ''
+    local here = this_server()
     local before = redis.call('GET', prefix .. 'i' .. counter)
     if before ~= here then redis.call('SET', prefix .. 'i' .. counter, here) end
     if before and before ~= here then count = count + lost end
@@ -164,7 +184,8 @@ local function patch(stored, version, patches)
     return table.concat(pieces)
 end
 
--- Whether a stored value is as expected: A absent, P present, V this version, B these bits, L a field of at least this.
+-- Whether a stored value is as expected: A absent, P present, V this version, B these bits, L a field of at least this, E a
+-- field of exactly this.
 local function holds(stored, expect)
     local kind = expect:sub(1, 1)
     if kind == 'B' and stored then
@@ -176,6 +197,7 @@ local function holds(stored, expect)
     if kind == 'V' then return stored:sub(1, 8) == expect:sub(2, 9) end
     local at, want_low, want_high = struct.unpack('<I2I4I4', expect, 2)
     local low, high = halves(stored, 8 + at, 64)
+    if kind == 'E' then return low == want_low and high == want_high end
     return low ~= nil and (high > want_high or (high == want_high and low >= want_low))
 end
 
@@ -289,19 +311,40 @@ local function list_chunk(prefix, ino, index, chunk)
     if index > 0 and redis.call('EXISTS', chunk) == 0 then redis.call('ZADD', chunks_at(prefix, ino), index, index) end
 end
 
--- Makes what a chunk has of the bytes `from` to `to` of its file zeros, or removes it.
-local function clear(prefix, ino, index, size, from, to)
-    local chunk, begin = chunk_at(prefix, ino, index), index * size
+-- Writes bytes to the chunks of an inode.
+local function write_chunks(prefix, ino, size, offset, bytes)
+    local done = 0
+    while done < #bytes do
+        local inside = (offset + done) % size
+        local index = (offset + done - inside) / size
+        local count = math.min(size - inside, #bytes - done)
+        -- A string of Lua is a copy, so the usual one piece is not cut.
+        local piece = count == #bytes and bytes or bytes:sub(done + 1, done + count)
+        local len = redis.call('SETRANGE', chunk_at(prefix, ino, index), inside, piece)
+        -- One that is longer was there before.
+        if index > 0 and len == inside + count then redis.call('ZADD', chunks_at(prefix, ino), index, index) end
+        done = done + count
+    end
+end
+
+-- Makes what a chunk has of the bytes `from` to `to` of its file zeros, or removes it: true.
+local function clear_at(chunk, begin, from, to)
     local len = redis.call('STRLEN', chunk)
     local first, last = math.max(from - begin, 0), math.min(to - begin, len)
     if first == 0 and last == len then
         redis.call('UNLINK', chunk)
-        if index > 0 then redis.call('ZREM', chunks_at(prefix, ino), index) end
+        return true
     elseif first < len and last == len then
         redis.call('SET', chunk, redis.call('GETRANGE', chunk, 0, first - 1))
     elseif first < last then
         redis.call('SETRANGE', chunk, first, ('\0'):rep(last - first))
     end
+end
+
+-- The same for a chunk of an inode.
+local function clear(prefix, ino, index, size, from, to)
+    local gone = clear_at(chunk_at(prefix, ino, index), index * size, from, to)
+    if gone and index > 0 then redis.call('ZREM', chunks_at(prefix, ino), index) end
 end
 
 -- The inode that the first 8 bytes of a stored value name, or false.
@@ -310,16 +353,28 @@ local function followed(prefix, stored)
     return ino and redis.call('GET', inode_at(prefix, ino)) or false
 end
 
--- Whether the volume is there: version of this library, size of chunks, and when it was made. With a size it is made.
-redis.register_function{function_name = 'dpfs_open', flags = {'allow-oom'}, callback = function(keys, argv)
+-- "1" to let files spread or "0", behind the size of chunks: whether the volume is there: version of this library, size of
+-- chunks, when it was made, and whether its files spread. With a size it is made.
+local function volume(keys, argv)
     local at = keys[1] .. 'k'
     if argv[1] ~= '0' and redis.call('EXISTS', at) == 0 then
         local now = redis.call('TIME')
-        redis.call('HSET', at, 'chunk', argv[1], 'made', now[1] .. '.' .. now[2])
+        redis.call('HSET', at, 'chunk', argv[1], 'made', now[1] .. '.' .. now[2], 'spread', argv[2] or '0')
     end
-    local found = redis.call('HMGET', at, 'chunk', 'made')
-    return {VERSION, tonumber(found[1] or 0), found[2] or ''}
+    local found = redis.call('HMGET', at, 'chunk', 'made', 'spread')
+    return {VERSION, tonumber(found[1] or 0), found[2] or '', tonumber(found[3] or 0)}
+end
+
+redis.register_function{function_name = 'dpfs_volume', flags = {'allow-oom'}, callback = volume}
+-- The same for clients that know of no files that spread.
+redis.register_function{function_name = 'dpfs_open', flags = {'allow-oom'}, callback = function(keys, argv)
+    local found = volume(keys, {argv[1]})
+    if found[4] ~= 0 then return redis.error_reply('DPFS this volume is spread, and needs a newer version of dpfs') end
+    return {found[1], found[2], found[3]}
 end}
+-- The version of this library, on a node that may have nothing of the volume.
+redis.register_function{function_name = 'dpfs_version', flags = {'no-writes', 'allow-oom', 'allow-stale'},
+    callback = function() return VERSION end}
 
 -- What is done once, then number of checks, {key, expectation}, {key, P put | D delete | U patch, value}: 1, or 0 when
 -- a check does not hold.
@@ -364,18 +419,7 @@ redis.register_function('dpfs_write', function(keys, argv)
         redis.call('SET', at, ended(record, argv, 0))
         return 0
     end
-    local size, offset, bytes, done = tonumber(argv[8]), tonumber(argv[9]), argv[10], 0
-    while done < #bytes do
-        local inside = (offset + done) % size
-        local index = (offset + done - inside) / size
-        local count = math.min(size - inside, #bytes - done)
-        -- A string of Lua is a copy, so the usual one piece is not cut.
-        local piece = count == #bytes and bytes or bytes:sub(done + 1, done + count)
-        local len = redis.call('SETRANGE', chunk_at(prefix, ino, index), inside, piece)
-        -- One that is longer was there before.
-        if index > 0 and len == inside + count then redis.call('ZADD', chunks_at(prefix, ino), index, index) end
-        done = done + count
-    end
+    write_chunks(prefix, ino, tonumber(argv[8]), tonumber(argv[9]), argv[10])
     redis.call('MSET', at, ended(record, argv, 1), inode, patch(stored, version, argv[7]))
     return 1
 end)
@@ -419,11 +463,13 @@ redis.register_function('dpfs_copy', function(keys, argv)
     end)
 end)
 
--- What is done once, then inode, from, to, size of chunks: 0, or the byte to go on from.
+-- What is done once, then inode, from, to, size of chunks, expectation: 0, the byte to go on from, or 1 when the inode is
+-- not as expected. Clients before version 4 expect nothing.
 redis.register_function{function_name = 'dpfs_clear', flags = {'allow-oom'}, callback = function(keys, argv)
     local prefix, ino = keys[1], argv[5]
     local from, to, size = tonumber(argv[6]), tonumber(argv[7]), tonumber(argv[8])
     return once(prefix, argv, function()
+        if argv[9] and not holds(redis.call('GET', inode_at(prefix, ino)), argv[9]) then return 1 end
         if from >= to then return 0 end
         local first = math.floor(from / size)
         if first == 0 then clear(prefix, ino, 0, size, from, to) end
@@ -434,15 +480,18 @@ redis.register_function{function_name = 'dpfs_clear', flags = {'allow-oom'}, cal
     end)
 end}
 
+-- Removes an inode that is as expected: 1, or 0.
+local function purge(prefix, ino, expect)
+    if not holds(redis.call('GET', inode_at(prefix, ino)), expect) then return 0 end
+    redis.call('DEL', inode_at(prefix, ino), prefix .. '\1' .. ino, prefix .. '\2' .. ino)
+    remove(prefix, ('\0'):rep(8) .. '\6' .. ino)
+    return 1
+end
+
 -- What is done once, then inode, expectation: 1, or 0 when the inode is not as expected.
 redis.register_function{function_name = 'dpfs_purge', flags = {'allow-oom'}, callback = function(keys, argv)
     local prefix, ino = keys[1], argv[5]
-    return once(prefix, argv, function()
-        if not holds(redis.call('GET', inode_at(prefix, ino)), argv[6]) then return 0 end
-        redis.call('DEL', inode_at(prefix, ino), prefix .. '\1' .. ino, prefix .. '\2' .. ino)
-        remove(prefix, ('\0'):rep(8) .. '\6' .. ino)
-        return 1
-    end)
+    return once(prefix, argv, function() return purge(prefix, ino, argv[6]) end)
 end}
 
 -- What is done once, then count: the first of so many numbers that nobody else gets.
@@ -481,10 +530,9 @@ redis.register_function{function_name = 'dpfs_get', flags = {'no-writes'}, callb
     return found
 end}
 
--- inode, offset, size of the file, size of chunks, "1" to find a hole: {"=", byte} when found, {"+", byte} where to go on.
-redis.register_function{function_name = 'dpfs_seek', flags = {'no-writes'}, callback = function(keys, argv)
-    local prefix, ino, hole = keys[1], argv[1], argv[5] == '1'
-    local offset, size, chunk = tonumber(argv[2]), tonumber(argv[3]), tonumber(argv[4])
+-- Finds content of an inode, or a hole, before the byte `size`, which stands for none: "=" and the byte when found, or "+"
+-- and where to go on.
+local function seek(prefix, ino, offset, size, chunk, hole)
     local first = math.floor(offset / chunk)
     local found = redis.call('ZRANGE', chunks_at(prefix, ino), math.max(first, 1), math.ceil(size / chunk) - 1,
         'BYSCORE', 'LIMIT', 0, STEP)
@@ -499,6 +547,11 @@ redis.register_function{function_name = 'dpfs_seek', flags = {'no-writes'}, call
         first = first + 1
     end
     return more and {'+', first * chunk} or at(first * chunk)
+end
+
+-- inode, offset, size of the file, size of chunks, "1" to find a hole: {"=", byte} when found, {"+", byte} where to go on.
+redis.register_function{function_name = 'dpfs_seek', flags = {'no-writes'}, callback = function(keys, argv)
+    return seek(keys[1], argv[1], tonumber(argv[2]), tonumber(argv[3]), tonumber(argv[4]), argv[5] == '1')
 end}
 
 -- inode, where to begin: names of a directory as they come, of each the place to go on behind, itself and its stored value,
@@ -553,4 +606,241 @@ redis.register_function{function_name = 'dpfs_scan', flags = {'no-writes'}, call
         end
     end
     return all
+end}
+
+-- Files that spread. What is behind their first MiB is in groups, which are noted here before they are written to.
+
+local function generation_at(prefix, ino)
+    return prefix .. '\9' .. ino
+end
+
+local function groups_at(prefix, ino)
+    return prefix .. '\10' .. ino
+end
+
+-- Whether a patch would raise a field: the size of a file that is made longer.
+local function raises(stored, patches)
+    local from = 1
+    while from <= #patches do
+        local kind, at, len = struct.unpack('<c1I2I2', patches, from)
+        if kind == 'M' and patched(stored, kind, at + 8, patches:sub(from + 5, from + 4 + len)) then return true end
+        from = from + 5 + len
+    end
+    return false
+end
+
+-- What is done once, then inode, expectation, patches, size of chunks, offset, first and last group that are written to,
+-- generation that this ends (0: this begins), lowest generation, bytes that belong here: 0 when the inode is not as
+-- expected, 1 when there is another generation by now; or twice the generation and 2, and 1 more when the inode has changed. A
+-- write that makes a file longer changes the inode at its end, when its content is there; any other at its beginning.
+redis.register_function('dpfs_spread_write', function(keys, argv)
+    local prefix, ino = keys[1], argv[5]
+    return once(prefix, argv, function(version)
+        local stored = redis.call('GET', inode_at(prefix, ino))
+        if not stored or not holds(stored, argv[6]) then return 0 end
+        local at, ends, least = generation_at(prefix, ino), tonumber(argv[12]), tonumber(argv[13])
+        local known = tonumber(redis.call('HGET', at, 'g') or 0)
+        if ends > 0 and ends ~= known then return 1 end
+        local generation = math.max(known, least, 1)
+        local by_version, longer = argv[6]:sub(1, 1) == 'V', raises(stored, argv[7])
+        -- Who takes a place at the end has others that make the file longer begin again: it may be theirs, too.
+        if by_version and longer then generation = generation + 1 end
+        if known == 0 then redis.call('HSET', at, 'i', this_server()) end
+        if generation ~= known then redis.call('HSET', at, 'g', generation) end
+        if ends == 0 then
+            for group = tonumber(argv[10]), tonumber(argv[11]) do
+                redis.call('ZADD', groups_at(prefix, ino), group, group)
+            end
+            -- Whoever goes by a version has nobody come between, and is told where its bytes belong.
+            if longer and not by_version then return 2 * generation + 2 end
+        end
+        write_chunks(prefix, ino, tonumber(argv[8]), tonumber(argv[9]), argv[14])
+        redis.call('SET', inode_at(prefix, ino), patch(stored, version, argv[7]))
+        return 2 * generation + 3
+    end)
+end)
+
+-- What is done once, then inode, expectation, from, to, size of chunks, where groups begin, "1" to raise the generation: 0
+-- when the inode is not as expected, 1 when it has no groups, or its generation and 2.
+redis.register_function{function_name = 'dpfs_spread_clear', flags = {'allow-oom'}, callback = function(keys, argv)
+    local prefix, ino = keys[1], argv[5]
+    local from, to, size, near = tonumber(argv[7]), tonumber(argv[8]), tonumber(argv[9]), tonumber(argv[10])
+    return once(prefix, argv, function()
+        if not holds(redis.call('GET', inode_at(prefix, ino)), argv[6]) then return 0 end
+        local here = math.min(to, near)
+        if from < here then
+            local first = math.floor(from / size)
+            if first == 0 then clear(prefix, ino, 0, size, from, here) end
+            local found = redis.call('ZRANGE', chunks_at(prefix, ino), math.max(first, 1), math.ceil(here / size) - 1,
+                'BYSCORE')
+            for _, index in ipairs(found) do clear(prefix, ino, tonumber(index), size, from, here) end
+        end
+        local at = generation_at(prefix, ino)
+        local generation, before = unpack(redis.call('HMGET', at, 'g', 'i'))
+        if not generation then return 1 end
+        generation = tonumber(generation)
+        if argv[11] == '1' then
+            local server = this_server()
+            -- Another server than before may not know the last ones.
+            generation = generation + (before == server and 1 or LOST_GENERATIONS)
+            redis.call('HSET', at, 'g', generation, 'i', server)
+        end
+        return generation + 2
+    end)
+end}
+
+-- inode, first and last group, most groups: the generation or 0, how many groups there are, and those in the range.
+redis.register_function{function_name = 'dpfs_groups', flags = {'no-writes'}, callback = function(keys, argv)
+    local prefix, ino = keys[1], argv[1]
+    local at = groups_at(prefix, ino)
+    local all = {tonumber(redis.call('HGET', generation_at(prefix, ino), 'g') or 0), redis.call('ZCARD', at)}
+    local found = redis.call('ZRANGE', at, argv[2], argv[3], 'BYSCORE', 'LIMIT', 0, argv[4])
+    for _, group in ipairs(found) do all[#all + 1] = tonumber(group) end
+    return all
+end}
+
+-- What is done once, then inode, expectation, number of its groups that were removed: 1; 0 when the inode is not as
+-- expected, 2 when it has other groups.
+redis.register_function{function_name = 'dpfs_spread_purge', flags = {'allow-oom'}, callback = function(keys, argv)
+    local prefix, ino = keys[1], argv[5]
+    return once(prefix, argv, function()
+        if not holds(redis.call('GET', inode_at(prefix, ino)), argv[6]) then return 0 end
+        if redis.call('ZCARD', groups_at(prefix, ino)) ~= tonumber(argv[7]) then return 2 end
+        redis.call('DEL', generation_at(prefix, ino), groups_at(prefix, ino))
+        return purge(prefix, ino, argv[6])
+    end)
+end}
+
+-- inode, offset, size of the file, size of chunks, "1" to find a hole, where groups begin, chunks of a group: as
+-- dpfs_seek, or {"g", byte} where to ask the group there.
+redis.register_function{function_name = 'dpfs_spread_seek', flags = {'no-writes'}, callback = function(keys, argv)
+    local prefix, ino, hole = keys[1], argv[1], argv[5] == '1'
+    local offset, size, chunk, near = tonumber(argv[2]), tonumber(argv[3]), tonumber(argv[4]), tonumber(argv[6])
+    if offset < near then
+        local last = math.min(size, near)
+        local found = seek(prefix, ino, offset, last, chunk, hole)
+        if found[1] == '+' or found[2] < last or last == size then return found end
+        offset = near
+    end
+    local bytes, at = chunk * tonumber(argv[7]), groups_at(prefix, ino)
+    local first = math.floor(offset / bytes)
+    if hole then
+        local known = redis.call('ZSCORE', at, first)
+        return {known and 'g' or '=', math.min(offset, size)}
+    end
+    local next = redis.call('ZRANGE', at, first, math.ceil(size / bytes) - 1, 'BYSCORE', 'LIMIT', 0, 1)[1]
+    return {next and 'g' or '=', next and math.max(next * bytes, offset) or size}
+end}
+
+-- Of a group from here on: client, and how many connections it has lost, come first.
+
+-- What a fence knows: its highest generation, cuts, whether the group was removed. Nothing for a command that was given up with
+-- its connection, and done again by another since.
+local function fence(at, argv)
+    local client, lost = argv[1], tonumber(argv[2])
+    local found = redis.call('HMGET', at, 'g', 'l', 'x', client)
+    local before = found[4] and tonumber(found[4]:match('%d+')) or 0
+    if lost < before then return nil end
+    if lost > before then
+        local now = tonumber(redis.call('TIME')[1])
+        redis.call('HSET', at, client, lost .. ' ' .. now)
+        if redis.call('HLEN', at) > CLIENTS then
+            local all = redis.call('HGETALL', at)
+            for each = 1, #all, 2 do
+                local came = tonumber(all[each + 1]:match('^%d+ (%d+)$'))
+                if #all[each] > 1 and came and came + LATE < now then redis.call('HDEL', at, all[each]) end
+            end
+        end
+    end
+    return tonumber(found[1] or 0), found[2] or '', found[3]
+end
+
+local function stale()
+    return redis.error_reply('DPFS stale connection')
+end
+
+local function part_at(prefix, index)
+    return prefix .. struct.pack('>I4', index)
+end
+
+-- generation, size of chunks, offset, bytes: 0; or the fence's generation where bytes were left out, because the file was
+-- made shorter after this generation.
+redis.register_function('dpfs_group_write', function(keys, argv)
+    local generation, size, offset, bytes = tonumber(argv[3]), tonumber(argv[4]), tonumber(argv[5]), argv[6]
+    local seen, cuts, removed = fence(keys[2], argv)
+    if not seen then return stale() end
+    local limit = offset + #bytes
+    for at = #cuts - CUT + 1, 1, -CUT do
+        local by, byte = struct.unpack('>I7I7', cuts, at)
+        if by <= generation then break end
+        limit = math.min(limit, byte)
+    end
+    local done = 0
+    while offset + done < limit do
+        local inside = (offset + done) % size
+        local count = math.min(size - inside, limit - offset - done)
+        local piece = count == #bytes and bytes or bytes:sub(done + 1, done + count)
+        redis.call('SETRANGE', part_at(keys[1], (offset + done - inside) / size), inside, piece)
+        done = done + count
+    end
+    if generation > seen then redis.call('HSET', keys[2], 'g', generation) end
+    -- The file is there after all.
+    if removed and done > 0 then
+        redis.call('HDEL', keys[2], 'x')
+        redis.call('PERSIST', keys[2])
+    end
+    return done < #bytes and seen or 0
+end)
+
+-- generation or 0, size of chunks, from, to, both in the group: 0. With a generation the file ends at `from`, and what comes late
+-- of earlier ones is cut there; without, a hole is made.
+redis.register_function{function_name = 'dpfs_group_clear', flags = {'allow-oom'}, callback = function(keys, argv)
+    local generation, size, from, to = tonumber(argv[3]), tonumber(argv[4]), tonumber(argv[5]), tonumber(argv[6])
+    local seen, cuts = fence(keys[2], argv)
+    if not seen then return stale() end
+    -- A later generation began when all of this one was cleared, by somebody.
+    if generation > 0 and seen >= generation then return 0 end
+    if generation > 0 then
+        while #cuts > 0 and struct.unpack('>I7', cuts, #cuts - 6) >= from do cuts = cuts:sub(1, -1 - CUT) end
+        cuts = cuts .. struct.pack('>I7I7', generation, from)
+        if #cuts > CUTS * CUT then
+            -- What is before the second cut is cut as it was before the first.
+            cuts = cuts:sub(CUT + 1, CUT + 7) .. cuts:sub(8, CUT) .. cuts:sub(2 * CUT + 1)
+        end
+        redis.call('HSET', keys[2], 'g', generation, 'l', cuts)
+    end
+    local whole = {}
+    for index = math.floor(from / size), math.ceil(to / size) - 1 do
+        local part = part_at(keys[1], index)
+        if from <= index * size and to >= (index + 1) * size then
+            whole[#whole + 1] = part
+        else
+            clear_at(part, index * size, from, to)
+        end
+    end
+    if #whole > 0 then redis.call('UNLINK', unpack(whole)) end
+    return 0
+end}
+
+-- generation, first and last chunk: 0. The group is removed with its file, as if that was cut in the next generation; the
+-- fence stands for a while, for what comes late.
+redis.register_function{function_name = 'dpfs_group_remove', flags = {'allow-oom'}, callback = function(keys, argv)
+    local seen = fence(keys[2], argv)
+    if not seen then return stale() end
+    local whole, generation = {}, math.max(seen, tonumber(argv[3]) + 1)
+    for index = tonumber(argv[4]), tonumber(argv[5]) do whole[#whole + 1] = part_at(keys[1], index) end
+    redis.call('UNLINK', unpack(whole))
+    redis.call('HSET', keys[2], 'g', generation, 'l', struct.pack('>I7I7', generation, 0), 'x', '1')
+    redis.call('EXPIRE', keys[2], FENCE_LIFE)
+    return 0
+end}
+
+-- first and last chunk, "1" to find a hole: the first chunk that is there, or is not, and 1; or 0. Neither the client nor its
+-- connections come first.
+redis.register_function{function_name = 'dpfs_group_seek', flags = {'no-writes'}, callback = function(keys, argv)
+    local wanted = argv[3] == '1' and 0 or 1
+    for index = tonumber(argv[1]), tonumber(argv[2]) do
+        if redis.call('EXISTS', part_at(keys[1], index)) == wanted then return index + 1 end
+    end
+    return 0
 end}

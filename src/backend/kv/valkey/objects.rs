@@ -1,4 +1,5 @@
-//! Objects on Valkey or Redis for the flat layout: a key is a name, its string the content.
+//! Objects on Valkey or Redis for the flat layout: a key is a name, its string the content. And groups of chunks, which
+//! lie where a cluster puts them as well: content of the tree's large files ([`group`]).
 //!
 //! ```text
 //!  Look, Make, Write, Resize ──> EVAL of a few lines on the key      Read   ──> GETRANGE, into the host's pages
@@ -23,6 +24,7 @@
 
 mod ask;
 mod engine;
+pub(super) mod group;
 mod node;
 #[cfg(feature = "std")]
 pub mod server;

@@ -18,6 +18,7 @@ use super::link::kept;
 use super::reply::{self, Answer, Ask, What};
 use super::request::{FUNCTIONS, Once, VERSION_LEN};
 use super::route::Node;
+use super::spread::Near;
 use crate::mem::{Arena, OutOfMemory, RingBuffer, fill};
 use crate::sys::tcp::Pieces;
 use crate::wire::resp::{Depth, Encoder, Item, Malformed, Reader};
@@ -42,7 +43,7 @@ pub const SMALL: Sizes = Sizes {
     buffer: 16 << 10,
 };
 /// Bytes of what is asked before calls are sent: the library, at most.
-const ASK: usize = 32 << 10;
+const ASK: usize = 48 << 10;
 const _: () = assert!(FUNCTIONS.len() + 256 < ASK);
 /// Most records of a list: an entry and its inode, or the name of an attribute.
 const LIST_MAX: u32 = 400;
@@ -291,8 +292,12 @@ impl Pipeline {
         let (at, len) = self.write(request).ok_or(Busy)?;
         self.log_end = at + len;
         (call.at, call.len, call.split) = (at as u32, len as u32, len as u32);
-        if let Ask::Op(Op::Write { len: payload, .. }) = *ask {
-            let payload = *payload;
+        let payload = match *ask {
+            Ask::Op(Op::Write { len, .. }) => *len,
+            Ask::Spread(Near::Write { payload, .. }) => payload,
+            _ => 0,
+        };
+        if payload > 0 {
             // The end of the string stands behind it.
             (call.payload, call.split) = (payload, call.len - 2);
         }

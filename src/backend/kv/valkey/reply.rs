@@ -6,6 +6,7 @@ use super::super::engine::{Client, Done, Failure, List, Op, Record, Token};
 use super::pipeline::{Call, Lost};
 use super::request::{self, Durability, Once, VERSION_LEN};
 use super::route::Node;
+use super::spread::Near;
 use crate::wire::resp::{Encoder, Item, Malformed, Place, Problem, Reader};
 
 /// Say what a reply looks like.
@@ -24,7 +25,7 @@ pub enum What {
     Unordered,
     /// 1, or 0 when something was not as expected.
     Change,
-    /// 0, or where to go on.
+    /// 0, where to go on, or 1 when the inode was not as expected.
     Clear,
     /// The first of numbers.
     Reserve,
@@ -38,6 +39,10 @@ pub enum What {
     Kept,
     /// How many confirmed that they have what was changed.
     Waited,
+    /// What became of a change, as a number.
+    Number,
+    /// Numbers, each given as the place of a record.
+    Groups,
 }
 
 /// Ask for something.
@@ -48,12 +53,17 @@ pub enum Ask<'a> {
     Kept(u64, u64, u64),
     /// To wait until what was changed is so durable.
     Wait(Durability),
+    /// What content that spreads needs here.
+    Spread(Near<'a>),
 }
 
 impl What {
     /// Tell whether the call changes something, and is done once.
     pub const fn changes(self) -> bool {
-        matches!(self, Self::Change | Self::Clear | Self::Reserve)
+        matches!(
+            self,
+            Self::Change | Self::Clear | Self::Reserve | Self::Number
+        )
     }
 }
 
@@ -63,6 +73,14 @@ pub fn expected(ask: &Ask<'_>, call: &mut Call) {
         Ask::Op(op) => op,
         Ask::Kept(..) => {
             call.what = What::Kept;
+            return;
+        }
+        Ask::Spread(near) => {
+            call.what = match near {
+                Near::Groups { .. } => What::Groups,
+                Near::Seek { .. } => What::Seek,
+                _ => What::Number,
+            };
             return;
         }
         Ask::Wait(durability) => {
@@ -92,7 +110,7 @@ pub fn expected(ask: &Ask<'_>, call: &mut Call) {
             match list {
                 List::Entries(_) | List::Orphans => What::List,
                 List::Xattrs(_) => What::NamedList,
-                List::Inodes | List::Names(_) => What::Unordered,
+                List::Inodes | List::Names(_) | List::Groups => What::Unordered,
             }
         }
         Op::Transact { .. } | Op::Write { .. } | Op::Copy { .. } | Op::Purge { .. } => What::Change,
@@ -103,7 +121,7 @@ pub fn expected(ask: &Ask<'_>, call: &mut Call) {
         Op::Clear { .. } => What::Clear,
         Op::Seek { .. } => What::Seek,
         Op::Reserve { .. } => What::Reserve,
-        Op::Sync | Op::Usage => What::Usage,
+        Op::Sync | Op::Usage | Op::Discard { .. } => What::Usage,
     };
 }
 
@@ -127,6 +145,7 @@ pub fn request(
             return request::kept(to, prefix, client, sequence, seen);
         }
         Ask::Wait(durability) => return request::wait(to, durability),
+        Ask::Spread(near) => return near.write(to, prefix, once, chunk),
     };
     match *op {
         Op::Get { keys: [key], .. } if is_one(op) => request::get_plain(to, prefix, key),
@@ -154,9 +173,13 @@ pub fn request(
         }
         Op::Copy { .. } => request::copy(to, prefix, once, op, chunk),
         Op::Clear {
-            ino, from, to: end, ..
+            ino,
+            from,
+            to: end,
+            expect,
+            ..
         } => {
-            request::clear(to, prefix, once, ino, (from, end), chunk);
+            request::clear(to, prefix, once, ino, (from, end), chunk, expect);
         }
         Op::Seek {
             ino,
@@ -166,7 +189,8 @@ pub fn request(
         } => request::seek(to, prefix, ino, (offset, size), chunk, hole),
         Op::Purge { ino, expect } => request::purge(to, prefix, once, ino, expect),
         Op::Reserve { count } => request::reserve(to, prefix, once, count),
-        Op::Sync | Op::Usage => {
+        // Who asks for the others has them done elsewhere.
+        Op::Sync | Op::Usage | Op::Discard { .. } => {
             to.request(2).bytes(b"INFO").bytes(b"memory");
         }
     }
@@ -233,6 +257,18 @@ pub fn give(token: Token, stored: &[u8], client: &mut dyn Client) -> Result<(), 
     Ok(())
 }
 
+/// Lend a number as the place of a record that has nothing else.
+const fn place(index: u32, at: u64) -> Record<'static> {
+    Record {
+        index,
+        followed: false,
+        at,
+        version: 0,
+        name: &[],
+        value: &[],
+    }
+}
+
 /// Read what must be there: the reply is whole.
 fn item<'a>(reader: &mut Reader<'a>) -> Result<Item<'a>, Malformed> {
     reader.item()?.ok_or(Malformed)
@@ -284,6 +320,7 @@ pub fn understand(call: &Call, bytes: &[u8], client: &mut dyn Client) -> Result<
             _ => return Err(Lost::Malformed),
         },
         (What::Clear, Item::Integer(0)) => Done::Done,
+        (What::Clear, Item::Integer(1)) => return Ok(Answer::Done(Err(Failure::Conflict))),
         (What::Clear, Item::Integer(next)) if next > 0 => Done::More(next as u64),
         (What::Reserve, Item::Integer(first)) if first > 0 => Done::First(first as u64),
         (What::Seek, Item::Array(2)) => {
@@ -294,8 +331,19 @@ pub fn understand(call: &Call, bytes: &[u8], client: &mut dyn Client) -> Result<
             match how {
                 Some(b"=") => Done::At(byte as u64),
                 Some(b"+") => Done::More(byte as u64),
+                Some(b"g") => Done::First(byte as u64),
                 _ => return Err(Lost::Malformed),
             }
+        }
+        (What::Number, Item::Integer(number @ 0..)) => Done::At(number as u64),
+        (What::Groups, Item::Array(elements @ 2..)) => {
+            for index in 0..elements {
+                let Item::Integer(number @ 0..) = item(&mut reader)? else {
+                    return Err(Lost::Malformed);
+                };
+                client.record(Token(call.token), place(index as u32, number as u64));
+            }
+            Done::Done
         }
         (What::Usage, Item::Text { len, .. } | Item::Bulk(len)) => {
             usage(reader.body(len)?.ok_or(Malformed)?)

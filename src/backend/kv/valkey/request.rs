@@ -13,7 +13,7 @@ use crate::wire::resp::Encoder;
 pub const FUNCTIONS: &str = include_str!("functions.lua");
 
 /// Its version, as `dpfs_open` tells it.
-pub const VERSION: i64 = 3;
+pub const VERSION: i64 = 4;
 
 /// Bytes of a stored value before the record's value: its version, big-endian.
 pub const VERSION_LEN: usize = 8;
@@ -45,7 +45,7 @@ pub struct Once {
 /// The first key, the prefix, is a record of none and never there; the second, the volume's own, always is. While a node
 /// of a cluster has only some of the slot's keys, it answers who needs keys that it has and keys that it has not with
 /// TRYAGAIN or ASK. So no function runs where it would see half of a volume, and the server itself sees to that.
-fn call<'e, 'b>(
+pub(super) fn call<'e, 'b>(
     to: &'e mut Encoder<'b>,
     function: &[u8],
     prefix: &[u8],
@@ -63,7 +63,7 @@ fn call<'e, 'b>(
 }
 
 /// As [`call`], for what is done once; its arguments come behind those that say so.
-fn call_once<'e, 'b>(
+pub(super) fn call_once<'e, 'b>(
     to: &'e mut Encoder<'b>,
     function: &[u8],
     prefix: &[u8],
@@ -77,10 +77,13 @@ fn call_once<'e, 'b>(
         .number(once.sure.into())
 }
 
-/// Ask whether the volume is there, and make it with chunks of this size unless it is zero. The reply is an array:
-/// version of the library, size of chunks (zero: no such volume), when it was made.
-pub fn open(to: &mut Encoder<'_>, prefix: &[u8], chunk: u32) {
-    call(to, b"dpfs_open", prefix, 1).number(chunk.into());
+/// Ask whether the volume is there, and make it with chunks of this size unless it is zero; then its files spread or not.
+/// The reply is an array: version of the library, size of chunks (zero: no such volume), when it was made, whether its files
+/// spread (1 or 0).
+pub fn open(to: &mut Encoder<'_>, prefix: &[u8], chunk: u32, spread: bool) {
+    call(to, b"dpfs_volume", prefix, 2)
+        .number(chunk.into())
+        .number(spread.into());
 }
 
 /// Write the request of a transaction. Its reply is the integer 1, or 0 when a check does not hold. One that does not
@@ -122,7 +125,7 @@ pub fn transact(
     }
 }
 
-fn patches(to: &mut Encoder<'_>, patches: &[Patch<'_>]) {
+pub(super) fn patches(to: &mut Encoder<'_>, patches: &[Patch<'_>]) {
     to.announce(patches.iter().map(patch_len).sum());
     patches.iter().for_each(|each| patch(to, each));
     to.end();
@@ -171,7 +174,8 @@ pub fn copy(to: &mut Encoder<'_>, prefix: &[u8], once: &Once, op: &Op<'_>, chunk
     }
 }
 
-/// Write the request to clear content. Its reply is the integer 0, or the byte to go on from.
+/// Write the request to clear content of an inode as it is expected to be. Its reply is the integer 0, the byte to go on
+/// from, or 1 when the inode is not as expected: no chunk begins there.
 pub fn clear(
     to: &mut Encoder<'_>,
     prefix: &[u8],
@@ -179,14 +183,16 @@ pub fn clear(
     ino: u64,
     (from, end): (u64, u64),
     chunk: u32,
+    as_expected: Expect,
 ) {
     // No content lies behind the last chunk that has a number; and the server's numbers are exact up to there.
     let end = end.min(u64::from(chunk) << 32);
-    call_once(to, b"dpfs_clear", prefix, once, 4)
+    let to = call_once(to, b"dpfs_clear", prefix, once, 5)
         .bytes(&ino.to_be_bytes())
         .number(from)
         .number(end)
         .number(chunk.into());
+    expect(to, as_expected);
 }
 
 /// Write the request to remove an inode as it is expected to be. Its reply is the integer 1, or 0.
@@ -229,14 +235,15 @@ pub fn scan(to: &mut Encoder<'_>, prefix: &[u8], list: List, after: u64, limit: 
             return;
         }
         List::Orphans => (0, kind::ORPHAN),
-        List::Inodes => (0, kind::INODE),
+        // Groups are listed where they are.
+        List::Inodes | List::Groups => (0, kind::INODE),
     };
     let to = call(to, b"dpfs_scan", prefix, 5)
         .bytes(&[kind])
         .bytes(&ino.to_be_bytes());
     match list {
         List::Entries(_) | List::Orphans => to.bytes(&after.saturating_add(1).to_be_bytes()),
-        List::Xattrs(_) | List::Inodes | List::Names(_) => to.number(after),
+        List::Xattrs(_) | List::Inodes | List::Groups | List::Names(_) => to.number(after),
     };
     to.number(limit.into()).number(follow.into());
 }
@@ -279,6 +286,17 @@ pub fn read(to: &mut Encoder<'_>, prefix: &[u8], ino: u64, (offset, len): (u64, 
     }
 }
 
+/// Write the requests for what each chunk of a group with this prefix has of a range. Each has a reply of its own: bytes.
+pub fn parts(to: &mut Encoder<'_>, prefix: &[u8], (offset, len): (u64, u32), chunk: u32) {
+    for piece in pieces(offset..offset + u64::from(len), chunk) {
+        to.request(4).bytes(b"GETRANGE");
+        to.announce(prefix.len() as u64 + 4);
+        to.part(prefix).part(&piece.index.to_be_bytes()).end();
+        to.number(piece.inside as u64);
+        to.number((piece.inside + piece.count - 1) as u64);
+    }
+}
+
 /// Tell whether a record is read without a function: an inode has one of it.
 pub const fn is_plain(record: &Key<'_>) -> bool {
     matches!(record, Key::Inode(_) | Key::Target(_))
@@ -311,7 +329,7 @@ fn key(to: &mut Encoder<'_>, key: &Key<'_>) {
     to.bytes(key.encode(&mut [0; KEY_MAX]));
 }
 
-fn expect(to: &mut Encoder<'_>, expect: Expect) {
+pub(super) fn expect(to: &mut Encoder<'_>, expect: Expect) {
     match expect {
         Expect::Absent => to.bytes(b"A"),
         Expect::Present => to.bytes(b"P"),
@@ -325,6 +343,10 @@ fn expect(to: &mut Encoder<'_>, expect: Expect) {
         }
         Expect::Least { at, value } => {
             let to = to.announce(11).part(b"L").part(&at.to_le_bytes());
+            to.part(&value.to_le_bytes()).end()
+        }
+        Expect::Exactly { at, value } => {
+            let to = to.announce(11).part(b"E").part(&at.to_le_bytes());
             to.part(&value.to_le_bytes()).end()
         }
     };

@@ -84,6 +84,20 @@ pub struct Config<'a> {
     pub durability: Option<Durability>,
     /// Files of TLS; `None` for connections without it.
     pub tls: Option<&'a Files>,
+    /// Whether content of large files spreads over the nodes of a cluster; `None` for as it was made, and of a new volume
+    /// where there is a cluster.
+    pub spread: Option<bool>,
+}
+
+/// Refuse what is configured when the volume was made otherwise.
+fn agree(config: &Config<'_>, spread: bool) -> Result<(), String> {
+    match config.spread {
+        Some(wanted) if wanted != spread => Err(format!(
+            "spread = {wanted}, but the volume {:?} was made with spread = {spread}, and stays so",
+            config.volume
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Hold a volume on a server that was found.
@@ -113,11 +127,13 @@ impl Server {
         let mut engine = engine(settings, aim, 1)?;
         wait(&mut engine)?;
         let found = engine.connection().found().cloned();
-        let (chunk, made) = found.ok_or_else(|| format!("no volume {:?}", config.volume))?;
+        let volume = found.ok_or_else(|| format!("no volume {:?}", config.volume))?;
+        agree(config, volume.spread)?;
         let found = |timeout| -> &'static Settings {
             Box::leak(Box::new(Settings {
-                chunk,
-                made: made.clone(),
+                chunk: volume.chunk,
+                made: volume.made.clone(),
+                spread: volume.spread,
                 timeout,
                 ..*settings
             }))
@@ -147,7 +163,15 @@ impl Server {
         let mut engine = engine(settings, Aim::Look, 1)?;
         wait(&mut engine)?;
         let volume = match engine.connection().found() {
-            Some((chunk, _)) => format!("is there, in chunks of {} KiB", chunk >> 10),
+            Some(found) => {
+                agree(config, found.spread)?;
+                let spreads = if found.spread {
+                    ", spread over the cluster"
+                } else {
+                    ""
+                };
+                format!("is there, in chunks of {} KiB{spreads}", found.chunk >> 10)
+            }
             None => "will be made".to_string(),
         };
         let (server, name) = (engine.connection().server(), config.volume);
@@ -172,7 +196,7 @@ pub const fn footprint(requests: u32) -> usize {
 }
 
 fn engine(settings: &'static Settings, aim: Aim, requests: u32) -> Result<Valkey, String> {
-    let mut bytes = [[0; 8]; 2];
+    let mut bytes = [[0; 8]; 3];
     // What the server remembers is kept by this number: two clients of one number would take each other's results.
     for bytes in &mut bytes {
         file::random(bytes).map_err(|error| format!("no random number: {error}"))?;
@@ -261,6 +285,9 @@ pub(super) fn settings(config: &Config<'_>) -> Result<Settings, String> {
         durability: config.durability,
         #[cfg(feature = "tls")]
         tls,
+        spread: false,
+        written: Box::leak(Box::default()),
+        spreads: config.spread,
     })
 }
 

@@ -1,17 +1,20 @@
 //! One operation: what the server is asked, and what its answer means.
 
+mod parts;
+
 use super::super::super::engine::{Done as TreeDone, NAME_MAX, Token};
 use super::super::super::objects::{Client, Cursor, Done, Failure, Found, Op, Place};
 use super::super::pipeline::whole;
 use super::super::reply::usage;
 use super::super::request::{self, Durability};
+use super::group::{Group, Identity, Task, Volume};
 use crate::mem::fill;
 use crate::sys::time::Instant;
 use crate::wire::resp::{BULK_MAX, Encoder, Item, Malformed, Problem, Reader};
 use core::net::IpAddr;
 
 /// Longest request without a payload.
-const REQUEST: usize = 1200;
+pub const REQUEST: usize = 1200;
 /// Keys that a server looks at for one part of a listing.
 const COUNT: u64 = 500;
 
@@ -62,6 +65,12 @@ pub enum Job {
         all: bool,
     },
     Usage,
+    /// Of a group of the tree; its bytes are the host's from `base` on.
+    Group {
+        group: Group,
+        task: Task,
+        base: u32,
+    },
     /// Of the engine itself: the map of slots.
     Map,
 }
@@ -69,6 +78,9 @@ pub enum Job {
 impl Job {
     /// Tell whether it changes something.
     pub const fn changes(self) -> bool {
+        if let Self::Group { task, .. } = self {
+            return task.changes();
+        }
         !matches!(
             self,
             Self::Look
@@ -77,6 +89,18 @@ impl Job {
                 | Self::Sync { .. }
                 | Self::Usage
                 | Self::Map
+        )
+    }
+
+    /// Tell whether it waits until what was changed is durable.
+    pub const fn settles(self) -> bool {
+        matches!(
+            self,
+            Self::Sync { .. }
+                | Self::Group {
+                    task: Task::Settle,
+                    ..
+                }
         )
     }
 
@@ -89,6 +113,15 @@ impl Job {
             _ => false,
         }
     }
+}
+
+/// Say what becomes of a call of which a part was refused.
+#[derive(Clone, Copy)]
+enum Part {
+    /// It is asked again: later, or elsewhere.
+    Later,
+    Moved,
+    Failed,
 }
 
 /// Where a reply stands that is taken as it comes.
@@ -104,6 +137,10 @@ struct Reading {
     /// Names that are still to come, and where the listing goes on.
     names: u64,
     next: u64,
+    /// Bytes that are zeros behind the string that comes.
+    rest: usize,
+    /// Part of it was refused: this is what becomes of all.
+    refused: Option<Part>,
 }
 
 /// One operation under way.
@@ -149,6 +186,8 @@ pub enum Answer {
     Ask,
     /// The map of slots came.
     Map,
+    /// The library of functions is missing on the node.
+    NoFunction,
     /// The server refuses, in words that somebody should hear.
     Refused,
 }
@@ -251,6 +290,7 @@ impl Call {
     pub const fn payload(&self) -> usize {
         match self.job {
             Job::Write { len, .. } => len as usize,
+            Job::Group { task, .. } => task.payload(),
             _ => 0,
         }
     }
@@ -262,7 +302,8 @@ impl Call {
     }
 
     /// Write the request, to be sent from its start.
-    pub fn write(&mut self, durability: Option<Durability>) {
+    pub fn write(&mut self, volume: Volume, who: Identity) {
+        let durability = volume.durability;
         self.reading = Reading {
             begun: self.asking.is_none(),
             ..Reading::default()
@@ -327,6 +368,7 @@ impl Call {
             Job::Usage => {
                 to.request(2).bytes(b"INFO").bytes(b"memory");
             }
+            Job::Group { task, .. } => task.write(to, name, who, volume),
             Job::Map => {
                 to.request(2).bytes(b"CLUSTER").bytes(b"SLOTS");
             }
@@ -339,9 +381,10 @@ impl Call {
     pub fn take(
         &mut self,
         bytes: &[u8],
-        durability: Option<Durability>,
+        volume: Volume,
         client: &mut dyn Client,
     ) -> Result<(usize, Option<Answer>), Malformed> {
+        let durability = volume.durability;
         let mut reader = Reader::new(bytes);
         let used = |reader: &Reader<'_>| bytes.len() - reader.rest().len();
         if !self.reading.begun {
@@ -358,6 +401,13 @@ impl Call {
         let (taken, answer) = match self.job {
             Job::Read { .. } => self.take_content(rest, client)?,
             Job::List => self.take_names(rest, client)?,
+            Job::Group {
+                task: Task::Read { offset, len },
+                ..
+            } => self.take_parts(rest, (offset, len), volume.chunk, client)?,
+            Job::Group {
+                task: Task::Settle, ..
+            } => self.take_settled(rest, durability)?,
             _ => match whole(rest)? {
                 None => (0, None),
                 Some(len) => (len, Some(self.understand(&rest[..len], durability)?)),
@@ -462,6 +512,20 @@ impl Call {
     /// Understand an error.
     fn refused(&mut self, text: &[u8]) -> Answer {
         let problem = Problem::parse(text);
+        if let Job::Group { .. } = self.job {
+            match problem {
+                // What went already is there, and the rest here. All of it will be in one place again, however long that takes.
+                Problem::TryAgain | Problem::Ask(_) => {
+                    self.since = Instant(0);
+                    return Answer::Later;
+                }
+                Problem::NoFunction => return Answer::NoFunction,
+                _ if text.starts_with(b"DPFS stale") => {
+                    return Answer::End(Err(Failure::Unknown));
+                }
+                _ => {}
+            }
+        }
         if let Problem::Moved(place) | Problem::Ask(place) = problem {
             let host = core::str::from_utf8(place.host).unwrap_or("?");
             let ip = host.parse().ok();
@@ -515,8 +579,20 @@ impl Call {
             (Job::Rename { .. }, Item::Simple(_) | Item::Integer(1)) => Ok(Done::Done),
             (Job::Rename { .. }, Item::Integer(0)) if again => Err(Failure::Unknown),
             (Job::Rename { .. }, Item::Integer(0)) => Err(Failure::Exists),
-            (Job::Sync { .. }, Item::Integer(count)) => return durable(count, durability),
-            (Job::Sync { .. }, Item::Array(2)) => match reader.item()? {
+            (
+                Job::Sync { .. }
+                | Job::Group {
+                    task: Task::Settle, ..
+                },
+                Item::Integer(count),
+            ) => return durable(count, durability),
+            (
+                Job::Sync { .. }
+                | Job::Group {
+                    task: Task::Settle, ..
+                },
+                Item::Array(2),
+            ) => match reader.item()? {
                 Some(Item::Integer(count)) => return durable(count, durability),
                 _ => return Err(Malformed),
             },
@@ -530,7 +606,11 @@ impl Call {
             (Job::Make { .. }, Item::Integer(-2)) if again => Err(Failure::Unknown),
             (Job::Make { .. }, Item::Integer(-2)) => Err(Failure::Exists),
             (
-                Job::Look | Job::Make { .. } | Job::Write { .. } | Job::Resize { .. },
+                Job::Look
+                | Job::Make { .. }
+                | Job::Write { .. }
+                | Job::Resize { .. }
+                | Job::Group { .. },
                 Item::Integer(size @ 0..),
             ) => found(size as u64),
             _ => return Err(Malformed),

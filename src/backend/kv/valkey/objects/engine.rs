@@ -1,5 +1,6 @@
 //! The engine of one core: calls, the nodes that they go to, and the map of slots.
 
+mod groups;
 mod recovery;
 
 use core::net::SocketAddr;
@@ -12,6 +13,7 @@ use super::super::link::{Trouble, kept};
 use super::super::route::Target;
 use super::super::sockets::Sockets;
 use super::ask::{Answer, Call, Job};
+use super::group::{Identity, Volume};
 use super::node::Node;
 use super::slots::Slots;
 use crate::mem::{Arena, Handle, RingBuffer, SlotMap};
@@ -60,6 +62,8 @@ pub struct Strings {
     pace: u64,
     /// Changes that were answered may be lost, and nobody was told.
     doubt: bool,
+    /// A random number that nobody else has, and how many connections were lost.
+    who: Identity,
     now: Instant,
     looked: Instant,
     trouble: Option<Trouble>,
@@ -94,6 +98,7 @@ impl Strings {
             map_at: Instant(0),
             pace: PACE.0,
             doubt: false,
+            who: Identity { client: 0, lost: 0 },
             now: Instant(0),
             looked: Instant(0),
             trouble: None,
@@ -181,7 +186,7 @@ impl Strings {
             Job::Map => Some(self.anyone()),
             Job::Usage => self.slots.node(0),
             Job::List => self.slots.node(call.slot),
-            Job::Sync { .. } if core::mem::take(&mut self.doubt) => {
+            job if job.settles() && core::mem::take(&mut self.doubt) => {
                 self.end(handle, Err(Failure::Unknown), client);
                 return true;
             }
@@ -212,10 +217,10 @@ impl Strings {
             Job::List if call.epoch != node.epoch => {
                 (call.epoch, call.scan) = (node.epoch, 0);
             }
-            Job::Sync { .. } => node.dirty = false,
+            job if job.settles() => node.dirty = false,
             _ => {}
         }
-        call.write(self.settings.durability);
+        call.write(volume(self.settings), self.who);
         (call.node, call.sent) = (Some(which), false);
         let _ = node.queue.push(handle.to_bits());
         true
@@ -254,7 +259,9 @@ impl Strings {
         }
         for _ in 0..RECEIVES {
             let node = &mut self.nodes[which as usize];
-            let (bytes, more) = node.receive(&self.sockets, now)?;
+            let next = node.owed.front().map(Handle::from_bits);
+            let next = next.and_then(|handle| self.calls.get_mut(handle));
+            let (bytes, more) = node.receive(&self.sockets, now, next, client)?;
             if bytes == 0 {
                 break;
             }
@@ -266,8 +273,7 @@ impl Strings {
                 }
                 self.serves(which);
             }
-            let understood = self.understand(which, client);
-            understood.map_err(|Malformed| Trouble::Malformed)?;
+            self.understand(which, client)?;
             if !more {
                 break;
             }
@@ -352,30 +358,36 @@ impl Strings {
     }
 
     /// Take what has come from a node.
-    fn understand(&mut self, which: u32, client: &mut dyn Client) -> Result<(), Malformed> {
-        let durability = self.settings.durability;
+    fn understand(&mut self, which: u32, client: &mut dyn Client) -> Result<(), Trouble> {
+        let volume = volume(self.settings);
         loop {
             let node = &mut self.nodes[which as usize];
             let Some(bits) = node.owed.front() else {
                 // An answer to nothing is none.
                 return match node.came().is_empty() {
                     true => Ok(()),
-                    false => Err(Malformed),
+                    false => Err(Trouble::Malformed),
                 };
             };
             let handle = Handle::from_bits(bits);
             // Who gives a call up that was sent ends the connection.
-            let call = self.calls.get_mut(handle).ok_or(Malformed)?;
-            let (bytes, answer) = call.take(node.came(), durability, client)?;
+            let call = self.calls.get_mut(handle).ok_or(Trouble::Malformed)?;
+            let taken = call.take(node.came(), volume, client);
+            let (bytes, answer) = taken.map_err(|Malformed| Trouble::Malformed)?;
             let Some(answer) = answer else {
                 node.understood(bytes);
                 return Ok(());
             };
+            // A new connection loads it.
+            if let Answer::NoFunction = answer {
+                return Err(Trouble::Later);
+            }
             node.owed.pop();
             node.line.proven();
             call.node = None;
             if let Answer::Map = answer {
-                self.remap(which, bytes)?;
+                let mapped = self.remap(which, bytes);
+                mapped.map_err(|Malformed| Trouble::Malformed)?;
             } else if let Answer::Refused = answer
                 && !core::mem::replace(&mut self.complained, true)
             {
@@ -460,6 +472,14 @@ impl Strings {
     }
 }
 
+/// Say how chunks are kept.
+const fn volume(settings: &Settings) -> Volume {
+    Volume {
+        chunk: settings.chunk,
+        durability: settings.durability,
+    }
+}
+
 /// Collect what of a call is to be sent, some bytes left out at its start. False when there was no room for all.
 fn collect<'a>(
     pieces: &mut Pieces<'a>,
@@ -475,7 +495,11 @@ fn collect<'a>(
     skip -= second;
     pieces.bytes(&head[first..])
         && (payload == second
-            || pieces.segments(client.payload(call.token), second, payload - second))
+            || pieces.segments(
+                client.payload(call.token),
+                call.base() + second,
+                payload - second,
+            ))
         && pieces.bytes(&tail[skip..])
 }
 

@@ -1,21 +1,25 @@
 //! One node: what is said before it serves, what is to be sent to it, and what comes from it.
 
 use super::super::super::line::Line;
+use super::super::super::objects::Client;
 use super::super::connection::{Settings, evicts, hello, introduce, waits_for_disk};
 use super::super::link::{Text, Trouble};
 use super::super::pipeline::whole;
-use super::super::request::Durability;
+use super::super::request::{Durability, FUNCTIONS, VERSION};
 use super::super::route::Target;
 use super::super::sockets::{Sockets, Wire};
+use super::ask::Call;
 use crate::mem::{Arena, OutOfMemory, RingBuffer};
 use crate::sys::tcp::Pieces;
 use crate::sys::time::Instant;
-use crate::wire::resp::{Encoder, Item, Malformed, Reader};
+use crate::wire::resp::{Encoder, Item, Malformed, Problem, Reader};
 
 /// Bytes that have come and are not understood. Every reply but content and names is held whole.
 pub const BUFFER: usize = 128 << 10;
 /// Bytes of what is asked before calls are sent: user and password at most.
 const ASK: usize = 1 << 10;
+/// Bytes that are received with content of a group, or before it.
+const HEAD: usize = 1 << 10;
 
 /// What is waited for before calls are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +29,9 @@ enum Step {
     Disk,
     /// Whether it throws keys away.
     Memory,
+    /// Whether it has the library of functions, where groups are asked.
+    Library,
+    Load,
     /// Nothing: calls are sent.
     Ready,
 }
@@ -38,6 +45,8 @@ pub struct Node {
     ask: &'static mut [u8],
     ask_len: usize,
     ask_sent: usize,
+    /// The library was loaded by this connection.
+    loaded: bool,
     /// Calls to be sent, by handle, those that were given up among them; and bytes of the first that are sent.
     pub queue: RingBuffer<'static, u64>,
     pub part: usize,
@@ -70,6 +79,7 @@ impl Node {
             ask: arena.zeroed(ASK)?,
             ask_len: 0,
             ask_sent: 0,
+            loaded: false,
             queue: RingBuffer::new(arena.zeroed(2 * calls as usize)?),
             part: 0,
             owed: RingBuffer::new(arena.zeroed(2 * calls as usize)?),
@@ -136,6 +146,7 @@ impl Node {
             *epoch += 1;
             self.epoch = *epoch;
             self.since = now;
+            self.loaded = false;
             self.ask(Step::Hello, settings);
         }
         Ok(())
@@ -154,6 +165,17 @@ impl Node {
             Step::Memory => {
                 to.request(2).bytes(b"INFO").bytes(b"memory");
             }
+            Step::Library => {
+                to.request(3)
+                    .bytes(b"FCALL")
+                    .bytes(b"dpfs_version")
+                    .number(0);
+            }
+            // The library follows, and the end of a string.
+            Step::Load => {
+                to.request(4).bytes(b"FUNCTION").bytes(b"LOAD");
+                to.bytes(b"REPLACE").announce(FUNCTIONS.len() as u64).end();
+            }
             Step::Ready => {}
         }
         self.ask_len = encoder.finish().unwrap_or(0);
@@ -162,9 +184,22 @@ impl Node {
 
     /// Send what is asked before calls are. True when that is done, as far as sending goes.
     pub fn introduce(&mut self, sockets: &Sockets) -> Result<bool, Trouble> {
-        if self.ask_sent < self.ask_len {
+        let body: &[u8] = match self.step {
+            Step::Load => FUNCTIONS.as_bytes(),
+            _ => &[],
+        };
+        if self.ask_sent < self.ask_len + body.len() {
+            let (head, tail) = self.ask[..self.ask_len].split_at(match self.step {
+                Step::Load => self.ask_len - 2,
+                _ => self.ask_len,
+            });
             let mut pieces = Pieces::default();
-            pieces.bytes(&self.ask[self.ask_sent..self.ask_len]);
+            let mut skip = self.ask_sent;
+            for part in [head, body, tail] {
+                let left = skip.min(part.len());
+                pieces.bytes(&part[left..]);
+                skip -= left;
+            }
             self.ask_sent += self.line.send(sockets, &mut pieces)?;
         }
         Ok(self.is_ready())
@@ -180,6 +215,22 @@ impl Node {
             let mut reader = Reader::new(&bytes[..len]);
             let first = reader.item().map_err(|_| Trouble::Malformed)?;
             let next = match (self.step, first) {
+                (Step::Library, Some(Item::Error(text)))
+                    if Problem::parse(text) == Problem::NoFunction =>
+                {
+                    self.load()?
+                }
+                (Step::Library, Some(Item::Integer(version))) if version < VERSION => {
+                    self.load()?
+                }
+                (Step::Library, Some(Item::Integer(_))) => Step::Ready,
+                (Step::Load, Some(Item::Bulk(_))) => Step::Library,
+                // No group is a replica's; it may know who has one.
+                (Step::Load, Some(Item::Error(text)))
+                    if Problem::parse(text) == Problem::ReadOnly =>
+                {
+                    Step::Ready
+                }
                 (_, Some(Item::Error(text))) => return Err(Trouble::refused(text)),
                 (Step::Hello, Some(Item::Map(pairs))) => {
                     (self.server, self.cluster) = hello(&mut reader, pairs)?;
@@ -195,7 +246,10 @@ impl Node {
                 (Step::Memory, Some(Item::Text { len, .. } | Item::Bulk(len))) => {
                     let report = reader.body(len).ok().flatten();
                     evicts(report.ok_or(Trouble::Malformed)?)?;
-                    Step::Ready
+                    match settings.spread {
+                        true => Step::Library,
+                        false => Step::Ready,
+                    }
                 }
                 _ => return Err(Trouble::Malformed),
             };
@@ -205,8 +259,24 @@ impl Node {
         Ok(true)
     }
 
-    /// Receive what has come. Gives the bytes, and whether there may be more.
-    pub fn receive(&mut self, sockets: &Sockets, now: Instant) -> Result<(usize, bool), Trouble> {
+    /// The library is missing, or old.
+    fn load(&mut self) -> Result<Step, Trouble> {
+        match core::mem::replace(&mut self.loaded, true) {
+            // Somebody else takes it away, or puts an old one there.
+            true => Err(Trouble::Later),
+            false => Ok(Step::Load),
+        }
+    }
+
+    /// Receive what has come; what is content of the call whose answer is `next` goes to the host's pages. Gives the bytes,
+    /// and whether there may be more.
+    pub fn receive(
+        &mut self,
+        sockets: &Sockets,
+        now: Instant,
+        next: Option<&mut Call>,
+        client: &dyn Client,
+    ) -> Result<(usize, bool), Trouble> {
         self.looked = now;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -220,9 +290,26 @@ impl Node {
             return Err(Trouble::Malformed);
         }
         let mut pieces = Pieces::default();
-        pieces.room(&mut self.buffer[self.end..]);
+        let content = next.and_then(|call| call.wants().map(|wanted| (call, wanted)));
+        let (mut direct, mut most) = (0, room);
+        if let Some((call, (at, len))) = &content {
+            if self.start == self.end {
+                pieces.segments(client.buffers(call.token), *at, *len);
+                direct = pieces.len();
+            }
+            most = match self.start == self.end && direct < *len {
+                true => 0,
+                false => room.min(HEAD),
+            };
+        }
+        pieces.room(&mut self.buffer[self.end..self.end + most]);
+        let room = pieces.len();
         let bytes = self.line.receive(sockets, &mut pieces, now)?;
-        self.end += bytes;
+        direct = direct.min(bytes);
+        if let Some((call, _)) = content {
+            call.placed(direct);
+        }
+        self.end += bytes - direct;
         if bytes > 0 {
             self.since = now;
         }

@@ -86,6 +86,7 @@ impl Strings {
 
     /// A connection is lost: what was under way by it is given again to whoever has it, or fails.
     pub(super) fn lost(&mut self, which: u32, why: Trouble, client: &mut dyn Client) {
+        self.who.lost += 1;
         let node = &mut self.nodes[which as usize];
         self.doubt |= node.dirty && self.settings.durability.is_some();
         node.reset();
@@ -109,7 +110,7 @@ impl Strings {
         for (handle, call) in self.calls.iter_mut() {
             if call.node == Some(which) {
                 (call.node, call.asking) = (None, None);
-                self.doubt |= matches!(call.job, Job::Sync { .. }) && call.sent;
+                self.doubt |= call.job.settles() && call.sent && self.settings.durability.is_some();
                 let _ = self.ready.push(handle.to_bits());
             }
         }
