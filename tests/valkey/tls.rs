@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use dpfs::backend::kv::served::Store;
 use dpfs::backend::kv::valkey::objects::server::Keys;
 use dpfs::backend::kv::valkey::request::Durability;
 use dpfs::backend::kv::valkey::server::{Config, Place, Server as Volume};
@@ -107,7 +106,7 @@ fn every_node_of_a_cluster_is_reached_by_tls_and_one_that_is_killed_is_replaced(
     let mut other = mount(&config);
     for number in 0..100u8 {
         let file = other.lookup(ROOT, &format!("key-{number}")).unwrap().nodeid;
-        assert_eq!(other.read(file, 0, 8192).unwrap(), [number; 5000]);
+        assert_eq!(other.read(file, 0, 0, 8192).unwrap(), [number; 5000]);
     }
 }
 

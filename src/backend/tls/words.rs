@@ -74,7 +74,8 @@ fn too_old() -> String {
 fn certificate(why: &CertificateError, name: &str, ca: &str) -> String {
     let found = "TLS: the server's certificate";
     match why {
-        CertificateError::UnknownIssuer => {
+        // Signed by somebody who has the name of one of them.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             format!("{found} is signed by nobody of tls_ca; allowed: one that leads to {ca}")
         }
         CertificateError::NotValidForNameContext { presented, .. } => {
@@ -101,6 +102,7 @@ fn refused(alert: AlertDescription) -> String {
                 .into()
         }
         AlertDescription::UnknownCA
+        | AlertDescription::DecryptError
         | AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
         | AlertDescription::CertificateRevoked

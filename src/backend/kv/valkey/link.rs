@@ -80,6 +80,16 @@ impl Trouble {
         Self::Refused(kept(text))
     }
 
+    /// Say what may be meant, to who configures.
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Ended | Self::Connection(Errno::ECONNRESET) => {
+                "; where the server speaks TLS: tls = true"
+            }
+            _ => "",
+        }
+    }
+
     /// Tell whether it may pass without anybody doing anything.
     pub const fn passes(&self) -> bool {
         match self {

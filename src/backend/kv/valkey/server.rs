@@ -240,7 +240,7 @@ fn wait(engine: &mut Valkey) -> Result<(), String> {
         engine.poll(Instant::now(), &mut Nobody);
         match engine.connection().trouble() {
             Some(trouble) if !trouble.passes() || started.elapsed() > PATIENCE => {
-                return Err(trouble.to_string());
+                return Err(format!("{trouble}{}", trouble.hint()));
             }
             None if started.elapsed() > PATIENCE => {
                 return Err(format!("no answer within {} s", PATIENCE.as_secs()));

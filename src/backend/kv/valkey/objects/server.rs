@@ -99,7 +99,7 @@ fn wait(engine: &mut Strings) -> Result<(), String> {
         engine.poll(Instant::now(), &mut Caller::default());
         match engine.trouble() {
             Some(trouble) if !trouble.passes() || started.elapsed() > PATIENCE => {
-                return Err(trouble.to_string());
+                return Err(format!("{trouble}{}", trouble.hint()));
             }
             None if started.elapsed() > PATIENCE => {
                 return Err(format!("no answer within {} s", PATIENCE.as_secs()));
