@@ -47,13 +47,8 @@ impl Cluster {
         Self::begin(kind, arguments, Server::start)
     }
 
-    /// As [`Self::start`], with TLS among the nodes and a port for it; the arguments say with which files.
-    pub fn start_tls(kind: &str, arguments: &[&str]) -> Self {
-        let tls = ["--tls-cluster", "yes", "--tls-replication", "yes"];
-        Self::begin(kind, &[&tls, arguments].concat(), Server::start_tls)
-    }
-
-    fn begin(kind: &str, arguments: &[&str], start: fn(&str, &[&str]) -> Server) -> Self {
+    /// As [`Self::start`], of nodes that are started in this way.
+    pub fn begin(kind: &str, arguments: &[&str], start: fn(&str, &[&str]) -> Server) -> Self {
         let mut all = vec![
             "--cluster-enabled",
             "yes",
@@ -134,11 +129,6 @@ impl Cluster {
     /// Give where all nodes listen.
     pub fn places(&self) -> Vec<Place> {
         self.nodes.iter().map(Server::place).collect()
-    }
-
-    /// Give where all nodes speak TLS.
-    pub fn secure(&self) -> Vec<Place> {
-        self.nodes.iter().map(Server::secure).collect()
     }
 
     /// Give a node's name among the nodes.

@@ -98,12 +98,14 @@ impl Proxy {
     }
 
     /// Change a byte of each connection that is made from now on, within so many; zero for none.
+    #[cfg(feature = "tls")]
     pub fn spoil_within(&self, bytes: u64) {
         self.state.spoil.store(bytes > 0, SeqCst);
         self.cut_within(bytes);
     }
 
     /// Hand bytes on in pieces of so many at most.
+    #[cfg(feature = "tls")]
     pub fn in_pieces_of(&self, bytes: u64) {
         self.state.most.store(bytes, SeqCst);
     }

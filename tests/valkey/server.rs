@@ -45,6 +45,7 @@ impl Server {
     }
 
     /// As [`Self::start`], with a port for TLS beside the other; the arguments say with which files.
+    #[cfg(feature = "tls")]
     pub fn start_tls(kind: &str, arguments: &[&str]) -> Self {
         Self::begin(kind, arguments, true)
     }
@@ -89,6 +90,7 @@ impl Server {
     }
 
     /// Give where it speaks TLS.
+    #[cfg(feature = "tls")]
     pub fn secure(&self) -> Place {
         Place::Tcp("127.0.0.1".into(), self.secure.expect("started with TLS"))
     }

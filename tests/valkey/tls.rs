@@ -69,13 +69,15 @@ fn every_node_of_a_cluster_is_reached_by_tls_and_one_that_is_killed_is_replaced(
     let authority = Authority::new();
     let arguments = authority.arguments("server", "yes");
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut cluster = Cluster::start_tls("valkey", &arguments);
+    let among = ["--tls-cluster", "yes", "--tls-replication", "yes"];
+    let all = [&among[..], &arguments].concat();
+    let mut cluster = Cluster::begin("valkey", &all, Server::start_tls);
     authority.sign("client", &[], |_| ());
     let files = Files {
         identity: Some((authority.path("client"), authority.path("client.key"))),
         ..authority.files()
     };
-    let places = cluster.secure();
+    let places: Vec<Place> = cluster.nodes.iter().map(Server::secure).collect();
     let reached = |places| Config {
         places,
         durability: Some(Durability::Replicas(1)),
@@ -418,4 +420,52 @@ fn what_a_message_of_the_handshake_may_hold_is_bounded() {
         }
     });
     refused(&place, Some(&files), "TLS: ");
+}
+
+#[test]
+fn a_daemon_in_its_sandbox_serves_a_mount_by_tls_while_its_server_is_killed() {
+    let authority = Authority::new();
+    let aof = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut server = start(KINDS[0], &authority, &aof);
+    let dir = tempfile::TempDir::new().unwrap();
+    let (mount, config) = (dir.path().join("mount"), dir.path().join("dpfs.toml"));
+    std::fs::create_dir(&mount).unwrap();
+    let text = format!(
+        "[runtime]\ndir = {:?}\n[[device]]\ntag = \"a\"\nhal = {{ kind = \"fuse\", mountpoint = {mount:?} }}\n\
+         [device.backend]\nkind = \"kv\"\nengine = \"valkey\"\naddress = \"{}\"\nvolume = \"v\"\ntls = true\ntls_ca = {:?}\n",
+        dir.path().join("run"),
+        server.secure(),
+        authority.path("ca"),
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut daemon = std::process::Command::new(env!("CARGO_BIN_EXE_dpfs"))
+        .args(["serve", "-c"])
+        .arg(&config)
+        .spawn()
+        .unwrap();
+    let number = |at: u8| (mount.join(format!("file-{at}")), vec![at; 100_000]);
+    // A mount point is another file system than its folder.
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &std::path::Path| std::fs::metadata(path).map(|found| found.dev());
+    while device(&mount).ok() == device(dir.path()).ok() {
+        assert!(daemon.try_wait().unwrap().is_none(), "it ended");
+        thread::sleep(Duration::from_millis(20));
+    }
+    for round in 0..3 {
+        for at in 0..20 {
+            let (path, content) = number(at + round * 20);
+            let mut file = std::fs::File::create(path).unwrap();
+            file.write_all(&content).unwrap();
+            file.sync_all().unwrap();
+        }
+        server.kill();
+        server.start_again();
+    }
+    for at in 0..60 {
+        let (path, content) = number(at);
+        assert!(std::fs::read(path).unwrap() == content, "{at}");
+    }
+    // SAFETY: plain call, to a child that was not waited for.
+    unsafe { libc::kill(daemon.id() as i32, libc::SIGTERM) };
+    assert!(daemon.wait().unwrap().success());
 }

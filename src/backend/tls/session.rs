@@ -240,6 +240,8 @@ impl Session {
                         discard += record.discard;
                         let placed = give(record.payload).min(record.payload.len());
                         self.plain.push(&record.payload[placed..]);
+                    } else {
+                        return Err(Fault::new("TLS: a record that cannot be read").into());
                     }
                 }
                 Ok(ConnectionState::BlockedHandshake) => stop = Some(Stop::Handshake),
