@@ -7,6 +7,7 @@
 
 use std::io::{IoSlice, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::Instant as Clock;
 
 use dpfs::backend::nfs::served::{self, Config};
@@ -17,6 +18,8 @@ use dpfs::wire::nfs4::{
 };
 use dpfs::wire::rpc::{self, Credentials, MARK_LEN, Message};
 
+use super::fake::Fake;
+use super::fake::network::THREADS;
 use super::libnfs::Libnfs;
 use super::nfs_server::{EXPORT, Ganesha, Manner};
 use super::rates::{FILE, Places, Run};
@@ -79,7 +82,7 @@ fn compound(buffer: &mut [u8]) -> Compound<'_> {
 
 impl Bare {
     /// Be a client of this name.
-    fn connect(port: u16, name: &str, slots: usize) -> Self {
+    fn connect(port: u16, path: &[&str], name: &str, slots: usize) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut bare = Self {
@@ -121,14 +124,17 @@ impl Bare {
         );
         bare.file = bare.ask(
             |call| {
-                let export = EXPORT.trim_start_matches('/').as_bytes();
-                let call = call.sequence(false).putrootfh().lookup(export);
-                call.lookup(NAME.as_bytes()).getfh()
+                let mut call = call.sequence(false).putrootfh();
+                for name in path {
+                    call = call.lookup(name.as_bytes());
+                }
+                call.getfh()
             },
             |results| {
                 results.sequence().unwrap()?;
-                for step in [op::PUTROOTFH, op::LOOKUP, op::LOOKUP] {
-                    results.step(step).unwrap()?;
+                results.step(op::PUTROOTFH).unwrap()?;
+                for _ in path {
+                    results.step(op::LOOKUP).unwrap()?;
                 }
                 results.getfh().unwrap()
             },
@@ -255,7 +261,11 @@ impl Bare {
 
 /// Give the seconds that a process has worked.
 fn work(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    work_in(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+fn work_in(stat: &Path) -> f64 {
+    let stat = std::fs::read_to_string(stat).unwrap();
     let fields: Vec<&str> = stat
         .rsplit(')')
         .next()
@@ -270,13 +280,20 @@ fn work(pid: u32) -> f64 {
         / 100.0
 }
 
-/// Measure with one file.
-pub fn run() {
-    let server = Ganesha::start(Manner {
-        minor: 1,
-        ..Manner::default()
-    });
-    let volume: &'static NfsVolume = served::open(&config(server.port)).unwrap();
+/// Give the seconds that this program's threads of a name have worked.
+fn work_of_threads(name: &str) -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let stat = |task: std::io::Result<std::fs::DirEntry>| {
+        let path = task.unwrap().path();
+        let comm = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+        (comm.trim_end() == name).then(|| work_in(&path.join("stat")))
+    };
+    tasks.filter_map(stat).sum()
+}
+
+/// Make a bench whose file is there and written.
+fn prepared(config: &Config) -> Bench {
+    let volume: &'static NfsVolume = served::open(config).unwrap();
     let client = volume.attach(128).unwrap();
     let mut bench = Bench::new(volume, Box::leak(Box::new(client)), false);
     bench.mount();
@@ -286,13 +303,25 @@ pub fn run() {
         page += 1;
         (page <= FILE / PAGE).then(|| bench.content(slot, Opcode::WRITE, (page - 1) * PAGE))
     });
+    bench
+}
+
+/// Measure with one file.
+pub fn run() {
+    respond();
+    let server = Ganesha::start(Manner {
+        minor: 1,
+        ..Manner::default()
+    });
+    let mut bench = prepared(&config(server.port));
     let (pid, libnfs) = (server.pid(), Libnfs::new());
+    let path = [EXPORT.trim_start_matches('/'), NAME];
     let mut all = |depth: usize, places: Places| {
         for opcode in [Opcode::READ, Opcode::WRITE] {
             let read = opcode == Opcode::READ;
             let name = format!("bench {depth} {} {}", places.size, opcode.name());
             let mut worked = || work(pid);
-            Bare::connect(server.port, &name, depth).measure(
+            Bare::connect(server.port, &path, &name, depth).measure(
                 Run::start("nfs", &mut worked, "bare client", depth).at(places),
                 read,
             );
@@ -302,13 +331,7 @@ pub fn run() {
                 NAME,
                 read,
             );
-            for (sleeps, who) in [(false, "dpfs"), (true, "dpfs, asleep while it waits")] {
-                bench.sleep(sleeps);
-                bench.timed(
-                    Run::start("nfs", &mut worked, who, depth).at(places),
-                    opcode,
-                );
-            }
+            both(&mut bench, "nfs", &mut worked, depth, places, opcode);
         }
     };
     for depth in [1, 16, 32] {
@@ -322,4 +345,43 @@ pub fn run() {
         .set_len(LARGE)
         .unwrap();
     all(4, Places::in_order(MIB, LARGE));
+}
+
+/// Measure with a server in this program that does little but answer.
+fn respond() {
+    let server = Fake::start();
+    let mut config = config(server.port);
+    config.export = "/".into();
+    let mut bench = prepared(&config);
+    for depth in [1, 32] {
+        for opcode in [Opcode::READ, Opcode::WRITE] {
+            let name = format!("bench {depth} {}", opcode.name());
+            let mut worked = || work_of_threads(THREADS);
+            let run = Run::start("responder", &mut worked, "bare client", depth);
+            Bare::connect(server.port, &[NAME], &name, depth).measure(run, opcode == Opcode::READ);
+            both(
+                &mut bench,
+                "responder",
+                &mut worked,
+                depth,
+                Places::RANDOM,
+                opcode,
+            );
+        }
+    }
+}
+
+/// Measure DPFS while it looks again and again, and while it sleeps.
+fn both(
+    bench: &mut Bench,
+    server: &str,
+    worked: &mut dyn FnMut() -> f64,
+    depth: usize,
+    places: Places,
+    opcode: Opcode,
+) {
+    for (sleeps, who) in [(false, "dpfs"), (true, "dpfs, asleep while it waits")] {
+        bench.sleep(sleeps);
+        bench.timed(Run::start(server, worked, who, depth).at(places), opcode);
+    }
 }

@@ -4,8 +4,9 @@ use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::WriteFlags;
 use dpfs::wire::nfs4::{Status, op};
 
-use crate::fake::{Act, Mounted};
+use crate::fake::Act;
 use crate::host::*;
+use crate::scripted::Mounted;
 
 const REFUSALS: [(Status, Errno); 3] = [
     (Status::ERR_NOSPC, Errno::ENOSPC),

@@ -3,10 +3,11 @@
 use dpfs::wire::errno::Errno;
 use dpfs::wire::nfs4::op;
 
+use crate::fake::Act;
 use crate::fake::mutate::Random;
-use crate::fake::{Act, Mounted};
 use crate::host::*;
 use crate::refusals::{Things, attempt, things};
+use crate::scripted::Mounted;
 
 /// Offset of the status of the compound: behind the header of an accepted reply.
 const STATUS: usize = 24;

@@ -14,6 +14,7 @@ mod recovery;
 mod refusals;
 mod relay;
 mod revoked;
+mod scripted;
 mod server;
 mod setup;
 mod slots;

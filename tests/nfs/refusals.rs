@@ -4,8 +4,9 @@ use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::SetattrValid;
 use dpfs::wire::nfs4::{Status, op};
 
-use crate::fake::{Act, Mounted};
+use crate::fake::Act;
 use crate::host::*;
+use crate::scripted::Mounted;
 
 const MODE: SetattrValid = SetattrValid::MODE;
 

@@ -3,9 +3,10 @@
 use dpfs::wire::errno::Errno;
 use dpfs::wire::nfs4::{Status, op};
 
-use crate::fake::{Act, Mounted};
+use crate::fake::Act;
 use crate::host::*;
 use crate::refusals::{Things, attempt, things};
+use crate::scripted::Mounted;
 
 const CB_PATH_DOWN: u32 = 0x01;
 const EXPIRED_ALL: u32 = 0x08;

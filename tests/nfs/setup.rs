@@ -4,9 +4,11 @@ use dpfs::backend::nfs::served;
 use dpfs::wire::errno::Errno;
 use dpfs::wire::nfs4::{Status, attr, op};
 
-use crate::fake::{Act, Fake, Mounted, without};
+use crate::fake::files::without;
+use crate::fake::{Act, Fake};
 use crate::host::*;
 use crate::refusals::{attempt, things};
+use crate::scripted::Mounted;
 
 #[test]
 fn a_server_of_4_1_is_used_as_one() {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use dpfs::wire::errno::Errno;
 use dpfs::wire::nfs4::{Status, op};
 
-use crate::fake::{Act, Mounted};
+use crate::fake::Act;
 use crate::host::*;
 use crate::refusals::{attempt, things};
+use crate::scripted::Mounted;
 
 #[test]
 fn a_connection_that_is_cut_anywhere_is_not_seen() {

@@ -13,6 +13,9 @@ use super::compound::Delivery;
 /// Connections that stand.
 pub type Connections = Arc<Mutex<Vec<TcpStream>>>;
 
+/// Name of the threads that answer.
+pub const THREADS: &str = "responder";
+
 /// Bytes that hold any answer.
 const ROOM: usize = 3 << 20;
 
@@ -35,9 +38,9 @@ pub fn listen(server: Arc<Mutex<Server>>, connections: Connections) -> u16 {
                 .unwrap()
                 .push(client.try_clone().unwrap());
             let server = Arc::clone(&server);
-            std::thread::spawn(move || {
-                let _ = serve(client, &server);
-            });
+            let thread = std::thread::Builder::new().name(THREADS.into());
+            let serving = thread.spawn(move || serve(client, &server));
+            serving.expect("a thread");
         }
     });
     port
