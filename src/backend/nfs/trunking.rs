@@ -47,13 +47,18 @@ pub fn first(
             Ok((minor, mounted)) => return Ok((at, minor, mounted)),
             Err(error) => {
                 if addresses.len() > 1 {
-                    crate::log::warn!("nfs: not by {}: {}", address, error.as_str());
+                    left_out(address, &error);
                 }
                 why.get_or_insert(error);
             }
         }
     }
     Err(why.unwrap_or_default())
+}
+
+fn left_out(address: &SocketAddr, why: &str) {
+    let address = std::format!("{address}");
+    crate::log::warn!("nfs: {} is left out: {}", address.as_str(), why);
 }
 
 /// Give the addresses that lead to the same server as the one at `first`, that one first. Others are told of and left out.
@@ -68,8 +73,8 @@ pub fn same(
     for address in &addresses[first + 1..] {
         match mount(*address) {
             Ok(mounted) if mounted.server == server => servers.push(*address),
-            Ok(_) => crate::log::warn!("nfs: {} is another server and is left out", address),
-            Err(error) => crate::log::warn!("nfs: {} is left out: {}", address, error.as_str()),
+            Ok(_) => left_out(address, "it is another server"),
+            Err(error) => left_out(address, &error),
         }
     }
     servers
