@@ -11,6 +11,8 @@
 //! reads it, changes it, and writes it if its version is still the same, otherwise begins again. So a change is never
 //! lost to another client's, and costs two round trips.
 //!
+//! What is only looked at is asked for together: looks that go to one master in one round are one multi-read ([`bundle`]).
+//!
 //! RENAME is three of them: the object is read, written under its new name, and removed under its old one if it is still
 //! what was read; otherwise all of that is done again. Both names may be there for a moment, and both stay when the client
 //! dies in between; neither is ever missing. An object of more than 1 MiB, which only others write, is read, and not changed.
@@ -30,6 +32,7 @@
 //! Nothing here blocks, or allocates after start. What carries the bytes is a [`Transport`](super::line::Transport).
 //! Source: Lee et al., "Implementing Linearizability at Large Scale and Low Latency" (SOSP 2015); RAMCloud's sources.
 
+mod bundle;
 mod call;
 mod client;
 mod lease;

@@ -45,12 +45,19 @@ pub enum Job {
     Report {
         server: u64,
     },
+    /// Of the client itself, to a master: looks that are asked together.
+    Bundle {
+        place: u16,
+    },
 }
 
 impl Job {
-    /// Tell whether the coordinator is asked.
+    /// Tell whether it is the client's own.
     pub const fn is_own(self) -> bool {
-        matches!(self, Self::Lease | Self::Map | Self::Report { .. })
+        matches!(
+            self,
+            Self::Lease | Self::Map | Self::Report { .. } | Self::Bundle { .. }
+        )
     }
 
     /// Tell whether an object's whole value is needed here.
@@ -81,13 +88,14 @@ pub enum Step {
     /// If its version is the one that was read.
     RemoveOld,
     List,
-    /// Of the client itself.
+    /// Of the client itself: to the coordinator, and to a master.
     Own,
+    Bundle,
 }
 
 impl Step {
     pub const fn changes(self) -> bool {
-        !matches!(self, Self::Read | Self::List | Self::Own)
+        !matches!(self, Self::Read | Self::List | Self::Own | Self::Bundle)
     }
 
     /// Tell whether the value that is kept is sent.
@@ -148,6 +156,8 @@ pub struct Call {
     /// The request is sent in full, and how often it was begun to be sent.
     pub sent: bool,
     pub sendings: u16,
+    /// It is not to be asked together with others.
+    pub alone: bool,
     /// The map that was wrong about it, by number.
     pub wrong_map: u64,
     /// It is not sent before.
@@ -235,6 +245,7 @@ impl Call {
             peer: None,
             sent: false,
             sendings: 0,
+            alone: false,
             wrong_map: 0,
             not_before: Instant(0),
             since: Instant(0),
@@ -265,11 +276,21 @@ impl Call {
         new as usize
     }
 
+    /// Tell whether it may be asked together with others.
+    pub fn goes_together(&self) -> bool {
+        self.job == Job::Look && !self.alone
+    }
+
+    /// Give the key that its next RPC is about.
+    pub fn key(&self) -> &[u8] {
+        self.args.name(self.which())
+    }
+
     /// Give the hash by which the server is found.
     pub fn hash(&self, table: u64) -> u64 {
         match self.step {
             Step::List => self.args.place().0,
-            _ => key_hash(table, self.args.name(self.which())),
+            _ => key_hash(table, self.key()),
         }
     }
 
@@ -294,7 +315,7 @@ impl Call {
                 (rules.version, rules.absent) = (Some(self.known.version), true);
             }
             Step::SwapNew => (rules.version, rules.absent) = (Some(self.known.new), true),
-            Step::Read | Step::Put | Step::List | Step::Own => {}
+            Step::Read | Step::Put | Step::List | Step::Own | Step::Bundle => {}
         }
         let place = self.args.place();
         let request = match (self.step, once) {

@@ -2,12 +2,14 @@
 
 mod incoming;
 mod recovery;
+mod together;
 
 use core::net::SocketAddr;
 
 use super::super::engine::{Busy, Token};
 use super::super::line::{Broken, Tcp, Transport};
 use super::super::objects::{Client, Done, Failure, Objects, Op};
+use super::bundle::{BUNDLES, Bundle};
 use super::call::{Call, Job, Next, SIZE_MAX, Step};
 use super::lease::Lessee;
 use super::peer::{BUFFER, Peer};
@@ -28,8 +30,8 @@ const PEERS: u32 = 65;
 const COORDINATOR: u32 = 0;
 /// Places for whole values: changes that are under way at a time.
 const PADS: usize = 16;
-/// Calls of the client itself: a lease, the map, and a word about each server.
-const OWN: u32 = 2 + PEERS;
+/// Calls of the client itself: a lease, the map, a word about each server, and bundles.
+const OWN: u32 = 2 + PEERS + BUNDLES as u32;
 /// Nanoseconds without a word from a server that owes an answer, after which the connection is made anew.
 const SILENCE: u64 = 3_000_000_000;
 /// Nanoseconds between two looks at a connection that owes nothing, and at the time that calls take.
@@ -63,6 +65,8 @@ pub struct Ramcloud<T: Transport<Address = SocketAddr> = Tcp> {
     peers: heapless::Vec<Peer<T::Wire>, { PEERS as usize }>,
     pads: &'static mut [[u8; SIZE_MAX]],
     free_pads: heapless::Vec<u16, PADS>,
+    bundles: &'static mut [Bundle],
+    free_bundles: heapless::Vec<u16, BUNDLES>,
     lessee: Lessee,
     tablets: Tablets,
     /// The map as it was told last.
@@ -110,6 +114,8 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
             peers,
             pads: arena.zeroed(PADS).map_err(no_memory)?,
             free_pads: (0..PADS as u16).collect(),
+            bundles: arena.zeroed(BUNDLES).map_err(no_memory)?,
+            free_bundles: (0..BUNDLES as u16).collect(),
             lessee: Lessee::new(),
             tablets: Tablets::new(arena).map_err(no_memory)?,
             told: arena.zeroed(BUFFER).map_err(no_memory)?,
@@ -132,6 +138,7 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
             + SlotMap::<Call>::footprint(calls)
             + (2 * calls as usize + 1) * size_of::<u64>()
             + PADS * SIZE_MAX
+            + (BUNDLES + 1) * size_of::<Bundle>()
             + Tablets::footprint()
             + BUFFER
             + 256
@@ -164,14 +171,18 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
 
     /// Give calls to their servers, as far as it is known which these are.
     fn dispatch(&mut self) {
+        if self.ready.is_empty() {
+            return;
+        }
         for _ in 0..self.ready.len() {
             let Some(bits) = self.ready.pop() else {
-                return;
+                break;
             };
             if !self.give(Handle::from_bits(bits)) {
                 let _ = self.ready.push(bits);
             }
         }
+        self.ask_together();
     }
 
     /// Give a call to its server. False when it has to wait.
@@ -203,6 +214,23 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
                     }
                 }
             }
+        };
+        if call.goes_together() {
+            (call.peer, call.sent) = (Some(peer), false);
+            let looks = &mut self.peers[peer as usize].looks;
+            let _ = looks.push(handle.to_bits());
+            if looks.is_full() {
+                self.bundle(peer);
+            }
+            return true;
+        }
+        self.post(handle, peer)
+    }
+
+    /// Queue a call's request. False when it has to wait.
+    fn post(&mut self, handle: Handle, peer: u32) -> bool {
+        let Some(call) = self.calls.get_mut(handle) else {
+            return true;
         };
         if call.frame().is_empty() {
             let once = match call.step.changes() {
@@ -284,7 +312,7 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
                 let Some(call) = self.calls.get(Handle::from_bits(*bits)) else {
                     continue;
                 };
-                let (frame, value) = parts(call, self.pads);
+                let (frame, value) = parts(call, self.pads, self.bundles);
                 let (head, rest) = (skip.min(frame.len()), skip.saturating_sub(frame.len()));
                 if !pieces.bytes(&frame[head..]) || !pieces.bytes(&value[rest..]) {
                     break;
@@ -313,7 +341,7 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
                 peer.queue.pop();
                 continue;
             };
-            let len = call.frame().len() + call.value_len();
+            let len = frame(call, self.bundles).len() + call.value_len();
             if peer.part == 0 && bytes > 0 {
                 call.sendings += 1;
             }
@@ -345,6 +373,15 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
             let (taken, known) = match call {
                 // It was given up.
                 None => (incoming.bytes.len(), false),
+                Some(&mut Call {
+                    job: Job::Bundle { place },
+                    status: Status::Ok,
+                    objects: told,
+                    ..
+                }) if incoming.at > 0 => {
+                    let bundle = &mut self.bundles[usize::from(place)];
+                    (bundle.take(&incoming, told, &mut self.calls)?, true)
+                }
                 Some(call) => (take(call, &incoming, self.pads, client)?, true),
             };
             let (at, left) = (incoming.at, incoming.head.len - incoming.at);
@@ -410,6 +447,9 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
             return;
         };
         call.peer = None;
+        if call.step == Step::Bundle {
+            return self.bundle_answered(handle, client);
+        }
         match call.status {
             Status::Retry => {
                 let delay = (u64::from(call.delay) * 1000).min(DELAY_MAX);
@@ -475,19 +515,31 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
                 self.lease_at = self.now.after(PACE.1);
             }
             Job::Map => self.mapping = false,
-            Job::Report { .. } => {}
+            Job::Report { .. } | Job::Bundle { .. } => {}
             _ => client.done(call.token, result),
         }
     }
 }
 
 /// Give the bytes of a request, and of the value behind it.
-fn parts<'a>(call: &'a Call, pads: &'a [[u8; SIZE_MAX]]) -> (&'a [u8], &'a [u8]) {
+fn parts<'a>(
+    call: &'a Call,
+    pads: &'a [[u8; SIZE_MAX]],
+    bundles: &'a [Bundle],
+) -> (&'a [u8], &'a [u8]) {
     let value = match call.pad {
         Some(pad) => &pads[usize::from(pad)][..call.value_len()],
         None => &[],
     };
-    (call.frame(), value)
+    (frame(call, bundles), value)
+}
+
+/// Give the bytes of a request.
+fn frame<'a>(call: &'a Call, bundles: &'a [Bundle]) -> &'a [u8] {
+    match call.job {
+        Job::Bundle { place } => bundles[usize::from(place)].frame(),
+        _ => call.frame(),
+    }
 }
 
 impl<T: Transport<Address = SocketAddr>> Objects for Ramcloud<T> {
@@ -504,7 +556,8 @@ impl<T: Transport<Address = SocketAddr>> Objects for Ramcloud<T> {
             client.done(token, Ok(done));
             return Ok(());
         };
-        if self.calls.len() + OWN >= self.calls.capacity() {
+        let bundles = (BUNDLES - self.free_bundles.len()) as u32;
+        if self.calls.len() - bundles + OWN >= self.calls.capacity() {
             return Err(Busy);
         }
         self.enter(call)
