@@ -51,6 +51,9 @@ pub struct State {
     pub payload: Option<Vec<u8>>,
     /// What is wrong with multi-reads, and what happened with them.
     pub multi: Multi,
+    /// Changes that are still done; whoever asks for more is not answered.
+    pub changes_left: Option<u64>,
+    pub refused: u64,
     /// Changes that are answered as stale.
     pub stale: u32,
     /// Nanoseconds of the next leases, instead of half an hour.
@@ -614,6 +617,14 @@ impl State {
         };
         if !self.serves(server, key_hash(table, &key)) {
             return Some(status(1, &[&[0; 8]]));
+        }
+        match &mut self.changes_left {
+            Some(0) => {
+                self.refused += 1;
+                return None;
+            }
+            Some(left) => *left -= 1,
+            None => {}
         }
         if self.stale > 0 {
             self.stale -= 1;
