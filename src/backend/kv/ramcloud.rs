@@ -35,6 +35,7 @@
 mod bundle;
 mod call;
 mod client;
+mod job;
 mod lease;
 mod peer;
 #[cfg(feature = "std")]

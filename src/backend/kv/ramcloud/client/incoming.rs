@@ -1,7 +1,8 @@
 //! Replies as they come: values to where they are wanted, names to whoever lists them.
 
 use super::super::super::objects::{CURSOR_MAX, Client};
-use super::super::call::{Call, Job, SIZE_MAX, Step};
+use super::super::call::{Call, SIZE_MAX};
+use super::super::job::{Job, Step};
 use super::super::peer::{BUFFER, Incoming};
 use crate::mem::fill;
 use crate::wire::ramcloud::reply::{self, Listed, Object, SIZE_LEN, STATUS_LEN};

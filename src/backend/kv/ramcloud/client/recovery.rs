@@ -5,7 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 use super::super::super::line::{Broken, Transport};
 use super::super::super::objects::{Client, Failure};
 use super::super::bundle::BUNDLES;
-use super::super::call::Job;
+use super::super::job::Job;
 use super::super::peer::Peer;
 use super::{COORDINATOR, LOOK, PEERS, Ramcloud};
 use crate::mem::Handle;

@@ -4,7 +4,8 @@ use core::net::SocketAddr;
 
 use super::super::super::line::Transport;
 use super::super::super::objects::Client;
-use super::super::call::{Call, Job, Step};
+use super::super::call::Call;
+use super::super::job::{Job, Step};
 use super::{DELAY_MAX, PEERS, Ramcloud, Token};
 use crate::mem::Handle;
 use crate::wire::ramcloud::Status;
