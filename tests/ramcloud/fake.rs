@@ -41,6 +41,8 @@ pub struct State {
     dead: HashSet<u64>,
     /// Keys of one reply of a listing.
     pub batch: usize,
+    /// Listings that still go well; others are refused.
+    pub lists_left: Option<u64>,
     /// Requests to masters that are answered with RETRY.
     pub retries: u32,
     /// Changes that are done and not answered: the connection ends instead.
@@ -522,6 +524,11 @@ impl State {
                 let iterator = fields.bytes(len as usize);
                 if !self.serves(server, first) {
                     return Some(status(1, &[&[0; 16]]));
+                }
+                match &mut self.lists_left {
+                    Some(0) => return Some(status(21, &[&[0; 16]])),
+                    Some(left) => *left -= 1,
+                    None => {}
                 }
                 Some(self.list(table, first, &iterator))
             }

@@ -188,6 +188,10 @@ fn a_connection_or_a_master_that_is_lost_is_survived() {
     cluster.state().multi.lost = 3;
     assert_eq!(sizes(&mut host), right());
     assert_eq!(cluster.state().multi.lost, 0);
+    // Whoever never answers these is asked in another way.
+    cluster.state().multi.lost = 1000;
+    assert_eq!(sizes(&mut host), right());
+    assert!((900..1000).contains(&cluster.state().multi.lost));
     cluster.kill(1);
     assert_eq!(sizes(&mut host), right());
 }
@@ -203,6 +207,23 @@ fn names_that_nobody_tells_of_come_without_attributes() {
     let mut state = cluster.state();
     (state.mute, state.multi.mutes) = (false, false);
     drop(state);
+    assert_eq!(sizes(&mut host), right());
+}
+
+#[test]
+fn a_listing_that_fails_gives_the_names_that_were_told_of_first() {
+    let (cluster, mut host) = started();
+    cluster.state().batch = 4;
+    cluster.state().lists_left = Some(2);
+    let fh = host.opendir(ROOT).unwrap();
+    let page = host.readdir(ROOT, fh, 0, 1 << 16, true).unwrap();
+    // The host holds their nodes, so it has to hear of them.
+    assert_eq!(page.len(), 2 + 8);
+    assert!(page[2..].iter().all(|entry| entry.entry.is_some()));
+    let position = page.last().unwrap().next;
+    let next = host.readdir(ROOT, fh, position, 1 << 16, true);
+    assert_eq!(next.err(), Some(Errno::EIO));
+    cluster.state().lists_left = None;
     assert_eq!(sizes(&mut host), right());
 }
 
