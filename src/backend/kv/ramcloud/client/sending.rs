@@ -97,7 +97,7 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
     pub(super) fn send(&mut self, which: u32) -> Result<bool, Broken> {
         let mut any = false;
         loop {
-            let peer = &self.peers[which as usize];
+            let peer = &mut self.peers[which as usize];
             let mut pieces = Pieces::default();
             let mut skip = peer.part;
             let (first, second) = peer.queue.slices();
