@@ -190,6 +190,25 @@ pub fn suite<O: Objects>(host: &mut Host<Flat<O>>, traits: &Traits) {
     for room in [512, 4096, 1 << 16] {
         assert_eq!(names(host, room), wanted, "{room}");
     }
+    // With what they are like, each as a LOOKUP tells it.
+    for (n, name) in wanted.iter().enumerate().skip(2).take(9) {
+        let node = host.lookup(ROOT, name).unwrap().nodeid;
+        host.write(node, 0, 0, &name.as_bytes()[..n.min(name.len())])
+            .unwrap();
+    }
+    for room in [512, 4096, 1 << 16] {
+        let mut listed = host.list(ROOT, room, true);
+        listed.sort_by(|one, two| one.name.cmp(&two.name));
+        let names: Vec<&String> = listed.iter().map(|entry| &entry.name).collect();
+        assert_eq!(names, wanted.iter().collect::<Vec<_>>(), "{room}");
+        for entry in &listed[2..] {
+            let plus = entry.entry.expect("attributes");
+            let found = host.lookup(ROOT, &entry.name).unwrap();
+            assert_eq!((plus.nodeid, plus.attr), (found.nodeid, found.attr));
+            assert_eq!(entry.ino, found.nodeid);
+        }
+        assert!(listed[..2].iter().all(|dot| dot.entry.is_none()));
+    }
     // Removed while it is read, nothing is missed.
     let fh = host.opendir(ROOT).unwrap();
     let (mut position, mut removed) = (0, 0);

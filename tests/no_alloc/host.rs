@@ -255,6 +255,7 @@ impl Host {
             ..ReadIn::default()
         };
         self.good(Opcode::READDIR, 1, &[list.as_bytes()]);
+        self.forget_page(&list);
         let release = ReleaseIn {
             fh: opened.fh,
             ..ReleaseIn::default()
@@ -271,6 +272,28 @@ impl Host {
         assert_ne!(self.ask(Opcode::LOOKUP, 1, &[b"file\0"]).0, 0);
         self.silent(Opcode::FORGET, file, &[ForgetIn { nlookup: 1 }.as_bytes()]);
         self.good(Opcode::STATFS, 1, &[]);
+    }
+
+    /// Ask for a page of a directory with attributes, and forget the nodes that came with it.
+    fn forget_page(&mut self, list: &ReadIn) {
+        let place = self.good(Opcode::READDIRPLUS, 1, &[list.as_bytes()]);
+        let end = u64::from(self.reply::<OutHeader>(place, 0).len);
+        let (mut nodes, mut at) = ([0; 32], OUT_HEADER_LEN as u64);
+        for node in &mut nodes {
+            if at == end {
+                break;
+            }
+            *node = self.reply::<EntryOut>(place, at).nodeid;
+            let behind = at + size_of::<EntryOut>() as u64;
+            let name: Dirent = self.reply(place, behind);
+            let record = size_of::<Dirent>() as u64 + u64::from(name.namelen);
+            at = behind + record.next_multiple_of(8);
+        }
+        assert_eq!(at, end, "all of them");
+        assert!(nodes.iter().any(|&node| node != 0));
+        for node in nodes.into_iter().filter(|&node| node != 0) {
+            self.silent(Opcode::FORGET, node, &[ForgetIn { nlookup: 1 }.as_bytes()]);
+        }
     }
 
     fn file(&mut self, file: u64, fh: u64, data: &[u8]) {

@@ -41,6 +41,8 @@ pub struct State {
     dead: HashSet<u64>,
     /// Keys of one reply of a listing.
     pub batch: usize,
+    /// Listings that still go well; others are refused.
+    pub lists_left: Option<u64>,
     /// Requests to masters that are answered with RETRY.
     pub retries: u32,
     /// Changes that are done and not answered: the connection ends instead.
@@ -49,6 +51,11 @@ pub struct State {
     pub garbage: Option<Vec<u8>>,
     /// Bytes of a whole payload that is sent instead, in a right frame.
     pub payload: Option<Vec<u8>>,
+    /// What is wrong with multi-reads, and what happened with them.
+    pub multi: Multi,
+    /// Changes that are still done; whoever asks for more is not answered.
+    pub changes_left: Option<u64>,
+    pub refused: u64,
     /// Changes that are answered as stale.
     pub stale: u32,
     /// Nanoseconds of the next leases, instead of half an hour.
@@ -61,6 +68,28 @@ pub struct State {
     pub reports: u64,
     pub maps: u64,
     pub renewals: u64,
+}
+
+/// Faults of multi-reads, and what was asked.
+#[derive(Default)]
+pub struct Multi {
+    /// Parts of an answer, at most; zero for as many as fit.
+    pub parts_max: usize,
+    /// After the first part of the next one, a tablet moves: which one, and to which server.
+    pub moves: Option<(usize, u64)>,
+    /// Parts that are answered with RETRY.
+    pub busy: u32,
+    /// Answered with this status instead, always.
+    pub refused: Option<u32>,
+    /// This payload is sent instead, once.
+    pub payload: Option<Vec<u8>>,
+    /// Not answered: the connection ends instead.
+    pub lost: u32,
+    /// With the next one, nobody answers any more.
+    pub mutes: bool,
+    /// How many came, and the keys of parts that were answered, with their statuses.
+    pub count: u64,
+    pub answered: Vec<(Vec<u8>, u32)>,
 }
 
 /// Run a cluster until dropped.
@@ -450,7 +479,7 @@ impl State {
     /// Answer; `None` ends the connection.
     fn master(&mut self, server: u64, payload: &[u8]) -> Option<Vec<u8>> {
         let mut fields = Fields(payload);
-        let (opcode, service, table) = (fields.u16(), fields.u16(), fields.u64());
+        let (opcode, service) = (fields.u16(), fields.u16());
         assert_eq!(service, 0);
         self.requests += 1;
         if self.retries > 0 {
@@ -464,6 +493,10 @@ impl State {
         if let Some(payload) = self.payload.take() {
             return Some(payload);
         }
+        if opcode == 25 {
+            return self.multi_read(server, fields);
+        }
+        let table = fields.u64();
         match opcode {
             13 => {
                 let len = fields.u16();
@@ -492,10 +525,75 @@ impl State {
                 if !self.serves(server, first) {
                     return Some(status(1, &[&[0; 16]]));
                 }
+                match &mut self.lists_left {
+                    Some(0) => return Some(status(21, &[&[0; 16]])),
+                    Some(left) => *left -= 1,
+                    None => {}
+                }
                 Some(self.list(table, first, &iterator))
             }
             other => panic!("opcode {other}"),
         }
+    }
+
+    /// Answer parts as the real one does: until the next would make the answer too long.
+    fn multi_read(&mut self, server: u64, mut fields: Fields<'_>) -> Option<Vec<u8>> {
+        self.multi.count += 1;
+        self.mute |= self.multi.mutes;
+        if self.multi.lost > 0 {
+            self.multi.lost -= 1;
+            return None;
+        }
+        if let Some(payload) = self.multi.payload.take() {
+            return Some(payload);
+        }
+        let (count, kind) = (fields.u32(), fields.u32());
+        assert_eq!(kind, 1, "a read");
+        assert!((2..=20).contains(&count), "{count}");
+        if let Some(code) = self.multi.refused {
+            return Some(status(code, &[&[0; 4]]));
+        }
+        let (mut parts, mut told) = (Vec::new(), 0u32);
+        for number in 0..count {
+            let (table, len) = (fields.u64(), fields.u16());
+            let rules = Rules::read(&mut fields);
+            let key = fields.bytes(len.into());
+            let object = self.objects.get(&key);
+            let version = object.map(|object| object.0);
+            let code = match (rules.check(version), version) {
+                _ if !self.serves(server, key_hash(table, &key)) => 1,
+                _ if self.multi.busy > 0 => 17,
+                (0, None) => 3,
+                (code, _) => code,
+            };
+            // Nobody writes the length of what is not there.
+            let mut part = [0xee; 16];
+            part[..4].copy_from_slice(&code.to_le_bytes());
+            part[4..12].copy_from_slice(&version.unwrap_or(0).to_le_bytes());
+            let mut part = part.to_vec();
+            if let Some((_, value)) = object.filter(|_| code == 0) {
+                let pair = 3 + key.len() + value.len();
+                part[12..].copy_from_slice(&(pair as u32).to_le_bytes());
+                part.push(1);
+                part.extend((key.len() as u16).to_le_bytes());
+                part.extend(&key);
+                part.extend(value);
+            }
+            let full = told as usize + 1 > self.multi.parts_max && self.multi.parts_max > 0;
+            if full || 8 + parts.len() + part.len() > 8 << 20 {
+                break;
+            }
+            self.multi.busy -= u32::from(code == 17);
+            self.multi.answered.push((key, code));
+            parts.extend(part);
+            told += 1;
+            if number == 0
+                && let Some((tablet, to)) = self.multi.moves.take()
+            {
+                self.tablets[tablet].server = to;
+            }
+        }
+        Some(status(0, &[&told.to_le_bytes(), &parts]))
     }
 
     fn change(
@@ -526,6 +624,14 @@ impl State {
         };
         if !self.serves(server, key_hash(table, &key)) {
             return Some(status(1, &[&[0; 8]]));
+        }
+        match &mut self.changes_left {
+            Some(0) => {
+                self.refused += 1;
+                return None;
+            }
+            Some(left) => *left -= 1,
+            None => {}
         }
         if self.stale > 0 {
             self.stale -= 1;

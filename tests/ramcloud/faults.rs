@@ -6,6 +6,7 @@ use dpfs::backend::kv::ramcloud::server::Server;
 use dpfs::mem::Segment;
 use dpfs::sys::time::Instant;
 use dpfs::wire::errno::Errno;
+use dpfs::wire::fuse::{Opcode, Rename2In};
 use dpfs_harness::host::{Host, O_APPEND, O_EXCL, O_RDWR, ROOT};
 use dpfs_harness::{Message, Ticket};
 use proptest::prelude::*;
@@ -80,6 +81,47 @@ fn many_requests_under_way_survive_a_connection_that_breaks() {
     }
     // One for each create and each write: none was done twice.
     assert_eq!(cluster.state().changes, 8 + 8 * 20);
+}
+
+#[test]
+fn a_client_that_dies_in_a_rename_leaves_the_content_under_one_name_or_both() {
+    let cluster = Cluster::start(2);
+    let wanted: [&[&str]; 2] = [&["old"], &["new", "old"]];
+    for (changes, wanted) in (0..).zip(wanted) {
+        let mut host = mount(&config(cluster.port));
+        file(&mut host, "old", b"content");
+        let before = cluster.state().changes;
+        cluster.state().changes_left = Some(changes);
+        let message = host
+            .message(Opcode::RENAME2, ROOT)
+            .arg(&Rename2In {
+                newdir: ROOT,
+                ..Default::default()
+            })
+            .name("old")
+            .name("new");
+        let ticket = host.bed.send(&message);
+        while cluster.state().refused == 0 {
+            host.bed.round();
+            assert!(host.bed.answer(ticket).is_none(), "nobody was told");
+        }
+        drop(host);
+        {
+            let mut state = cluster.state();
+            assert_eq!(state.changes - before, changes);
+            (state.changes_left, state.refused) = (None, 0);
+        }
+        let mut host = mount(&config(cluster.port));
+        assert_eq!(names(&mut host, 4096)[2..], *wanted);
+        for name in wanted {
+            let node = host.lookup(ROOT, name).unwrap().nodeid;
+            assert_eq!(host.read(node, 0, 0, 99).unwrap(), b"content");
+        }
+        // The rename, done again, ends it.
+        host.rename((ROOT, "old"), (ROOT, "new"), 0).unwrap();
+        assert_eq!(names(&mut host, 4096), [".", "..", "new"]);
+        host.unlink(ROOT, "new").unwrap();
+    }
 }
 
 #[test]

@@ -283,3 +283,26 @@ fn keys_are_hashed_as_there() {
     }
     assert_eq!(count, 12);
 }
+
+/// No frame of a real master was recorded: this is what the source says (`WireFormat::MultiOp`).
+#[test]
+fn a_multi_read_is_laid_out_as_the_source_says() {
+    let request = Request::MultiRead {
+        table: 0x1122,
+        keys: &[b"k1", b"key"],
+    };
+    let wanted = [
+        "0700000000000000", // nonce
+        "3d000000",         // length
+        "19000000",         // MULTI_OP, of a master
+        "0200000001000000", // two parts, read
+        "22110000000000000200000000000000000000000000",
+        "6b31",
+        "22110000000000000300000000000000000000000000",
+        "6b6579",
+    ];
+    let mut written = [0; 128];
+    let len = request.emit(7, &mut written).unwrap();
+    assert_eq!(written[..len], bytes(&wanted.concat()));
+    assert_eq!(request.emit(7, &mut [0; 72]), None);
+}

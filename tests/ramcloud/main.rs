@@ -3,6 +3,7 @@
 mod fake;
 mod faults;
 mod frames;
+mod multi;
 #[path = "../kv/flat.rs"]
 mod suite;
 mod volume;

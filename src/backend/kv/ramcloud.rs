@@ -11,9 +11,13 @@
 //! reads it, changes it, and writes it if its version is still the same, otherwise begins again. So a change is never
 //! lost to another client's, and costs two round trips.
 //!
-//! RENAME is three of them: the object is read, written under its new name, and removed under its old one if it is still
-//! what was read; otherwise all of that is done again. Both names may be there for a moment, and both stay when the client
-//! dies in between; neither is ever missing. An object of more than 1 MiB, which only others write, is read, and not changed.
+//! What is only looked at is asked for together: looks that go to one master in one round are one multi-read of up to 20
+//! objects. There is no request for a size alone, so their contents come along and are dropped.
+//!
+//! RENAME is three round trips: the object is read, written under its new name, and removed under its old one if it is
+//! still what was read; otherwise all of that is done again. Both names may be there for a moment, and both stay when the
+//! client dies in between; neither is ever missing. RAMCloud's transactions are not used. An object of more than 1 MiB,
+//! which only others write, is read, and not changed.
 //!
 //! # Once
 //! Each change has a number under the client's lease, and a master remembers the results of numbers that are not
@@ -30,8 +34,10 @@
 //! Nothing here blocks, or allocates after start. What carries the bytes is a [`Transport`](super::line::Transport).
 //! Source: Lee et al., "Implementing Linearizability at Large Scale and Low Latency" (SOSP 2015); RAMCloud's sources.
 
+mod bundle;
 mod call;
 mod client;
+mod job;
 mod lease;
 mod peer;
 #[cfg(feature = "std")]

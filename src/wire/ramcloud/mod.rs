@@ -16,6 +16,7 @@
 pub mod config;
 pub mod hash;
 pub mod locator;
+pub mod multi;
 pub mod reply;
 pub mod request;
 

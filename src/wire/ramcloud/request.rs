@@ -4,9 +4,13 @@ use super::{FRAME_MAX, HEAD_LEN, KEY_MAX, Lease, Once, Rules};
 
 const MASTER: u16 = 0;
 const COORDINATOR: u16 = 2;
+/// Which MULTI_OP.
+const MULTI_READ: u32 = 1;
 
 /// Bytes of a frame's head and of the longest fields before a key or name.
 pub const FIELDS_MAX: usize = 96;
+/// Bytes of a [`Request::MultiRead`] before its keys, and of each key's fields.
+pub const MULTI_LEN: (usize, usize) = (HEAD_LEN + 12, 22);
 
 /// Ask for one thing. Names of tables are written with their NUL.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -40,6 +44,13 @@ pub enum Request<'a> {
         key: &'a [u8],
         /// When not.
         rules: Rules,
+    },
+    /// Read objects of one master, at most [`multi::PARTS_MAX`](super::multi::PARTS_MAX): a MULTI_OP.
+    MultiRead {
+        /// Table.
+        table: u64,
+        /// Keys.
+        keys: &'a [&'a [u8]],
     },
     /// Write an object; the value's bytes are sent behind the request.
     Write {
@@ -181,6 +192,15 @@ impl Request<'_> {
             Self::Read { table, key, rules } => {
                 let to = to.op(13, MASTER).u64(table).u16(key_len(key)?);
                 to.rules(&rules).bytes(key)
+            }
+            Self::MultiRead { table, keys } => {
+                let count = u32::try_from(keys.len()).ok()?;
+                let mut to = to.op(25, MASTER).u32(count).u32(MULTI_READ);
+                for key in keys {
+                    to = to.u64(table).u16(key_len(key)?);
+                    to = to.rules(&Rules::default()).bytes(key);
+                }
+                to
             }
             Self::Write {
                 table,

@@ -284,6 +284,20 @@ fn bytes(hex: &str) -> Vec<u8> {
     digits.map(byte).collect()
 }
 
+/// Answers to multi-reads, made: an object of two keys, one that is not there, and one of a tablet that moved.
+const MULTI_READS: [(&str, &str); 2] = [
+    (
+        "multi_found",
+        "07000000000000002500000000000000010000000000000009000000000000000d00000002010003\
+         0061626376616c7565",
+    ),
+    (
+        "multi_none",
+        "0800000000000000280000000000000002000000030000000000000000000000eeeeeeee01000000\
+         0000000000000000eeeeeeee",
+    ),
+];
+
 fn main() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let _ = fs::remove_dir_all(seeds);
@@ -303,6 +317,9 @@ fn main() {
         .enumerate()
     {
         write("ramcloud_reply", &number.to_string(), &bytes(line));
+    }
+    for (name, line) in MULTI_READS {
+        write("ramcloud_reply", name, &bytes(line));
     }
     boot_stream();
     fuse_decode();

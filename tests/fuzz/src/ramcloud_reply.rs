@@ -1,6 +1,7 @@
 //! Any bytes as what a RAMCloud server sends: frame after frame, each read as every answer it might be.
 
 use dpfs::wire::ramcloud::config::{servers, tablets};
+use dpfs::wire::ramcloud::multi::{self, Part};
 use dpfs::wire::ramcloud::reply::{self, Head, Listed, Object};
 use dpfs::wire::ramcloud::{FRAME_MAX, HEAD_LEN, Status, hash, locator};
 
@@ -32,6 +33,9 @@ fn answer(payload: &[u8]) -> bool {
     if let Ok(listed) = Listed::parse(payload, payload.len()) {
         names(&payload[Listed::LEN..][..listed.objects]);
     }
+    if let Ok(count) = multi::count(payload) {
+        parts(&payload[multi::HEAD_LEN..], count);
+    }
     if let Ok(message) = reply::message(payload) {
         for tablet in tablets(message).flatten() {
             assert!(tablet.hashes.0 <= tablet.hashes.1);
@@ -42,6 +46,20 @@ fn answer(payload: &[u8]) -> bool {
             .for_each(|server| place(server.locator));
     }
     true
+}
+
+/// Read parts, whole and as far as they might have come.
+fn parts(mut rest: &[u8], count: usize) {
+    for _ in 0..count {
+        let came = &rest[..rest.len() / 2];
+        let early = Part::parse(came, rest.len());
+        let Ok(Some(part)) = Part::parse(rest, rest.len()) else {
+            return;
+        };
+        assert!(matches!(early, Ok(None)) || early == Ok(Some(part)));
+        assert!(part.len <= rest.len() && part.size <= part.len - multi::PART_LEN);
+        rest = &rest[part.len..];
+    }
 }
 
 fn names(mut objects: &[u8]) {

@@ -3,10 +3,9 @@
 use super::super::engine::Token;
 use super::super::objects::{Client, Cursor, Done, Failure, Found, Op, Place};
 use super::names::Name;
+use super::page::{LOOKS, Look, Page, look};
 use super::volume::{BLOCK, FlatVolume};
-use crate::fuse::{
-    Attributes, Created, Data, DirEntries, Entry, Fh, NodeId, Opened, Reply, Statfs, Written,
-};
+use crate::fuse::{Attributes, Created, Data, Entry, Fh, NodeId, Opened, Reply, Statfs, Written};
 use crate::mem::{Arena, Handle, OutOfMemory, RingBuffer, Segment, SlotMap};
 use crate::wire::errno::Errno;
 use crate::wire::fuse::{FopenFlags, Kstatfs};
@@ -45,13 +44,16 @@ pub enum Kind {
         replace: bool,
     },
     List {
-        reply: Reply<DirEntries>,
+        page: Page,
         fh: u64,
         /// The next position, and bytes of the reply that are filled.
         position: u64,
         at: usize,
         /// A part is being fetched.
         fetches: bool,
+        /// Names of the page that are looked at, and it is to be answered when all were.
+        awaited: u32,
+        ended: bool,
     },
     Sync {
         reply: Reply<()>,
@@ -73,7 +75,7 @@ impl Kind {
             Self::Unlink(reply) | Self::Rename { reply, .. } | Self::Sync { reply, .. } => {
                 reply.err(error);
             }
-            Self::List { reply, .. } => reply.err(error),
+            Self::List { page, .. } => page.err(error),
             Self::Statfs(reply) => reply.err(error),
         }
     }
@@ -142,6 +144,8 @@ impl Kind {
 pub struct Desk {
     pub volume: &'static FlatVolume,
     pub works: SlotMap<Work>,
+    /// Names of pages that are looked at.
+    pub looks: SlotMap<Look>,
     /// Those that the engine had no room for, or that read a directory on.
     pub again: RingBuffer<'static, u64>,
 }
@@ -155,12 +159,15 @@ impl Desk {
         Ok(Self {
             volume,
             works: SlotMap::new(arena, requests)?,
-            again: RingBuffer::new(arena.zeroed(requests as usize)?),
+            looks: SlotMap::new(arena, LOOKS)?,
+            again: RingBuffer::new(arena.zeroed((requests + LOOKS) as usize)?),
         })
     }
 
     pub const fn footprint(requests: u32) -> usize {
-        SlotMap::<Work>::footprint(requests) + (requests as usize + 1) * size_of::<u64>()
+        SlotMap::<Work>::footprint(requests)
+            + SlotMap::<Look>::footprint(LOOKS)
+            + ((requests + LOOKS) as usize + 1) * size_of::<u64>()
     }
 
     /// Say what the host does with an open file.
@@ -225,7 +232,7 @@ impl Desk {
                 Done::Usage { total, free } => reply.ok(usage(total, free)),
                 _ => reply.err(Errno::EIO),
             },
-            Kind::List { reply, .. } => reply.err(Errno::EIO),
+            Kind::List { page, .. } => page.err(Errno::EIO),
         }
     }
 }
@@ -285,9 +292,14 @@ impl Client for Desk {
     }
 
     fn done(&mut self, token: Token, result: Result<Done, Failure>) {
+        if let Some(handle) = look(token.0) {
+            return self.looked(handle, result);
+        }
         let handle = Handle::from_bits(token.0);
         if let Some(Work {
-            kind: Kind::List { fh, fetches, .. },
+            kind: Kind::List {
+                fh, fetches, at, ..
+            },
             ..
         }) = self.works.get_mut(handle)
         {
@@ -299,6 +311,10 @@ impl Client for Desk {
                     return;
                 }
                 _ => self.volume.listings.fetched(*fh, None),
+            }
+            // The host takes the nodes that it was given; the next page says what is wrong.
+            if *at > 0 {
+                return self.end_page(handle);
             }
         }
         let Some(work) = self.works.remove(handle) else {

@@ -5,12 +5,12 @@ use core::ffi::CStr;
 use super::super::engine::{Busy, Token};
 use super::super::objects::{Cursor, Found, Objects, Place};
 use super::desk::{Desk, Kind, Work};
-use super::listing::Turn;
 use super::names::Name as Kept;
+use super::page::{Page, look};
 use super::volume::FlatVolume;
 use crate::fuse::{
-    Attributes, Created, Creation, Data, DirEntries, Entry, Fh, FileSystem, Name, NodeId, Opened,
-    Reply, Request, SetAttr, Statfs, Wishes, Written,
+    Attributes, Created, Creation, Data, DirEntries, DirEntriesPlus, Entry, Fh, FileSystem, Name,
+    NodeId, Opened, Reply, Request, SetAttr, Statfs, Wishes, Written,
 };
 use crate::mem::{Arena, Handle, OutOfMemory};
 use crate::sys::time::Instant;
@@ -20,21 +20,15 @@ use crate::wire::open_flags::OpenFlags;
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
-const DT_DIR: u8 = 4;
-const DT_REG: u8 = 8;
 /// `RENAME_NOREPLACE`.
 const NOREPLACE: u32 = 1;
 /// Longest READ and WRITE in bytes.
 const IO_MAX: usize = 1 << 20;
-/// What a listed file has for a number when the host does not hold it: the next LOOKUP gives it one.
-const UNKNOWN_INO: u64 = 0xffff_ffff;
-/// Positions of "." and "..".
-const DOTS: u64 = 2;
 
 /// Serve a flat volume to one core of a device.
 pub struct Flat<O> {
-    objects: O,
-    desk: Desk,
+    pub(super) objects: O,
+    pub(super) desk: Desk,
 }
 
 impl<O: Objects> Flat<O> {
@@ -95,7 +89,7 @@ impl<O: Objects> Flat<O> {
     }
 
     /// Hand a request to the engine; when that is busy, it is tried again.
-    fn ask(&mut self, handle: Handle) {
+    pub(super) fn ask(&mut self, handle: Handle) {
         let Some(work) = self.desk.works.get(handle) else {
             return;
         };
@@ -112,69 +106,22 @@ impl<O: Objects> Flat<O> {
         }
     }
 
-    /// Read a directory on, from what is there of it.
-    fn list(&mut self, handle: Handle) {
-        let volume = self.desk.volume;
-        let Some(Work {
-            kind:
-                Kind::List {
-                    reply,
-                    fh,
-                    position,
-                    at,
-                    fetches,
-                },
-            ..
-        }) = self.desk.works.get_mut(handle)
-        else {
-            return;
-        };
-        let dots: [&[u8]; DOTS as usize] = [b".", b".."];
-        while let Some(dot) = dots.get(*position as usize) {
-            let Some(next) = reply.push(*at, NodeId::ROOT.0, *position + 1, DT_DIR, dot) else {
-                break;
-            };
-            (*at, *position) = (next, *position + 1);
+    /// Begin a page of a directory.
+    fn read_page(&mut self, node: NodeId, fh: Fh, position: u64, page: Page) {
+        // Zero is nobody's.
+        if node != NodeId::ROOT || fh.0 == 0 {
+            return page.err(Errno::ENOTDIR);
         }
-        let turn = match position.checked_sub(DOTS) {
-            None => Turn::Answer,
-            Some(from) => {
-                let now = volume.number();
-                volume.listings.read(*fh, now, from, &mut |name, behind| {
-                    let node = volume.names.find(name);
-                    let ino = node.map_or(UNKNOWN_INO, |node| node.0);
-                    match reply.push(*at, ino, behind + DOTS, DT_REG, name) {
-                        Some(next) => {
-                            (*at, *position) = (next, behind + DOTS);
-                            true
-                        }
-                        None => false,
-                    }
-                })
-            }
+        let kind = Kind::List {
+            page,
+            fh: fh.0,
+            position,
+            at: 0,
+            fetches: false,
+            awaited: 0,
+            ended: false,
         };
-        match turn {
-            Turn::Fetch => {
-                *fetches = true;
-                self.ask(handle);
-            }
-            Turn::Wait if *at == 0 => {
-                let _ = self.desk.again.push(handle.to_bits());
-            }
-            Turn::Overflow => {
-                if let Some(work) = self.desk.works.remove(handle) {
-                    work.kind.err(Errno::ENOMEM);
-                }
-            }
-            Turn::Answer | Turn::Wait => {
-                let at = *at;
-                if let Some(Kind::List { reply, .. }) =
-                    self.desk.works.remove(handle).map(|work| work.kind)
-                {
-                    reply.ok(at);
-                }
-            }
-        }
+        self.start(kind, node, Ok(only(Kept::new(b""))));
     }
 
     /// Give the name of a node that is a file.
@@ -226,6 +173,8 @@ impl<O: Objects> FileSystem for Flat<O> {
         Wishes {
             flags: InitFlags::ATOMIC_O_TRUNC
                 | InitFlags::HANDLE_KILLPRIV_V2
+                | InitFlags::DO_READDIRPLUS
+                | InitFlags::READDIRPLUS_AUTO
                 | InitFlags::AUTO_INVAL_DATA,
             ..Wishes::default()
         }
@@ -235,7 +184,10 @@ impl<O: Objects> FileSystem for Flat<O> {
         let mut any = self.objects.poll(now, &mut self.desk);
         for _ in 0..self.desk.again.len() {
             if let Some(bits) = self.desk.again.pop() {
-                self.go(Handle::from_bits(bits));
+                match look(bits) {
+                    Some(handle) => self.look(handle),
+                    None => self.go(Handle::from_bits(bits)),
+                }
             }
         }
         // What was submitted just now is on its way before the next round.
@@ -468,18 +420,18 @@ impl<O: Objects> FileSystem for Flat<O> {
         position: u64,
         reply: Reply<DirEntries>,
     ) {
-        // Zero is nobody's.
-        if node != NodeId::ROOT || fh.0 == 0 {
-            return reply.err(Errno::ENOTDIR);
-        }
-        let kind = Kind::List {
-            reply,
-            fh: fh.0,
-            position,
-            at: 0,
-            fetches: false,
-        };
-        self.start(kind, node, Ok(only(Kept::new(b""))));
+        self.read_page(node, fh, position, Page::Plain(reply));
+    }
+
+    fn readdirplus(
+        &mut self,
+        _: &Request,
+        node: NodeId,
+        fh: Fh,
+        position: u64,
+        reply: Reply<DirEntriesPlus>,
+    ) {
+        self.read_page(node, fh, position, Page::Plus(reply));
     }
 
     fn releasedir(&mut self, _: &Request, _: NodeId, fh: Fh, reply: Reply<()>) {

@@ -15,6 +15,7 @@
 //! | LOOKUP, GETATTR, READ, CREATE of a new file, UNLINK, OPEN that truncates | 1 |
 //! | WRITE, SETATTR of the size, RENAME | 1 on `valkey`; 2 (RENAME 3) on `ramcloud` |
 //! | READDIR | 1 for each part that the engine gives, whatever the host's buffer takes of it |
+//! | READDIRPLUS | as READDIR, and all names of the reply at once: one pipeline on `valkey`; on `ramcloud` one multi-read for each 20 names of a part, which brings their contents along |
 //!
 //! # What a file is here
 //! A regular file in the root directory. Other kinds, directories and links are refused with `EPERM`; extended attributes
@@ -37,6 +38,7 @@ mod desk;
 mod filesystem;
 mod listing;
 pub mod names;
+mod page;
 #[cfg(feature = "std")]
 pub mod served;
 mod volume;

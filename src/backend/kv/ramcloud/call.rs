@@ -2,6 +2,7 @@
 
 use super::super::engine::{NAME_MAX, Token};
 use super::super::objects::{Client, Cursor, Done, Failure, Found, Op, Place};
+use super::job::{Job, Step};
 use crate::mem::gather;
 use crate::sys::time::Instant;
 use crate::wire::ramcloud::hash::key_hash;
@@ -14,90 +15,6 @@ pub const SIZE_MAX: usize = 1 << 20;
 const REQUEST: usize = HEAD_LEN + FIELDS_MAX + 256;
 /// Attempts of a change that others keep overtaking.
 const TRIES: u16 = 1000;
-
-/// Say what is wanted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Job {
-    Look,
-    Make {
-        exclusive: bool,
-        truncate: bool,
-    },
-    Read {
-        offset: u64,
-        len: u32,
-    },
-    Write {
-        place: Place,
-        len: u32,
-    },
-    Resize {
-        size: u64,
-    },
-    Remove,
-    Rename {
-        replace: bool,
-    },
-    List,
-    /// Of the client itself: a lease, the map, a word about a server.
-    Lease,
-    Map,
-    Report {
-        server: u64,
-    },
-}
-
-impl Job {
-    /// Tell whether the coordinator is asked.
-    pub const fn is_own(self) -> bool {
-        matches!(self, Self::Lease | Self::Map | Self::Report { .. })
-    }
-
-    /// Tell whether an object's whole value is needed here.
-    const fn needs_pad(self) -> bool {
-        match self {
-            Self::Write { .. } | Self::Rename { .. } => true,
-            Self::Resize { size } => size > 0,
-            _ => false,
-        }
-    }
-}
-
-/// Say which RPC is next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
-    Read,
-    /// Where there is none.
-    Create,
-    /// Where there is one, whatever it is.
-    Replace,
-    /// Wherever.
-    Put,
-    /// If its version is the one that is known.
-    Swap,
-    /// As before, for the object that was written in a rename.
-    SwapNew,
-    Remove,
-    /// If its version is the one that was read.
-    RemoveOld,
-    List,
-    /// Of the client itself.
-    Own,
-}
-
-impl Step {
-    pub const fn changes(self) -> bool {
-        !matches!(self, Self::Read | Self::List | Self::Own)
-    }
-
-    /// Tell whether the value that is kept is sent.
-    pub const fn writes(self) -> bool {
-        matches!(
-            self,
-            Self::Create | Self::Replace | Self::Put | Self::Swap | Self::SwapNew
-        )
-    }
-}
 
 /// Names and the like, kept over the RPCs.
 pub struct Args {
@@ -148,6 +65,8 @@ pub struct Call {
     /// The request is sent in full, and how often it was begun to be sent.
     pub sent: bool,
     pub sendings: u16,
+    /// It is not to be asked together with others.
+    pub alone: bool,
     /// The map that was wrong about it, by number.
     pub wrong_map: u64,
     /// It is not sent before.
@@ -235,6 +154,7 @@ impl Call {
             peer: None,
             sent: false,
             sendings: 0,
+            alone: false,
             wrong_map: 0,
             not_before: Instant(0),
             since: Instant(0),
@@ -265,11 +185,21 @@ impl Call {
         new as usize
     }
 
+    /// Tell whether it may be asked together with others.
+    pub fn goes_together(&self) -> bool {
+        self.job == Job::Look && !self.alone
+    }
+
+    /// Give the key that its next RPC is about.
+    pub fn key(&self) -> &[u8] {
+        self.args.name(self.which())
+    }
+
     /// Give the hash by which the server is found.
     pub fn hash(&self, table: u64) -> u64 {
         match self.step {
             Step::List => self.args.place().0,
-            _ => key_hash(table, self.args.name(self.which())),
+            _ => key_hash(table, self.key()),
         }
     }
 
@@ -294,7 +224,7 @@ impl Call {
                 (rules.version, rules.absent) = (Some(self.known.version), true);
             }
             Step::SwapNew => (rules.version, rules.absent) = (Some(self.known.new), true),
-            Step::Read | Step::Put | Step::List | Step::Own => {}
+            Step::Read | Step::Put | Step::List | Step::Own | Step::Bundle => {}
         }
         let place = self.args.place();
         let request = match (self.step, once) {

@@ -2,25 +2,26 @@
 
 mod incoming;
 mod recovery;
+mod replies;
+mod sending;
+mod together;
 
 use core::net::SocketAddr;
 
 use super::super::engine::{Busy, Token};
 use super::super::line::{Broken, Tcp, Transport};
-use super::super::objects::{Client, Done, Failure, Objects, Op};
-use super::call::{Call, Job, Next, SIZE_MAX, Step};
+use super::super::objects::{Client, Done, Objects, Op};
+use super::bundle::{BUNDLES, Bundle};
+use super::call::{Call, SIZE_MAX};
+use super::job::{Job, Step};
 use super::lease::Lessee;
 use super::peer::{BUFFER, Peer};
 use super::tablets::Tablets;
-use crate::mem::{Arena, Handle, RingBuffer, SlotMap};
+use crate::mem::{Arena, RingBuffer, SlotMap};
 use crate::sys;
 use crate::sys::fd::Fd;
-use crate::sys::tcp::Pieces;
 use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
-use crate::wire::ramcloud::reply;
-use crate::wire::ramcloud::{Malformed, Status};
-use incoming::take;
 
 /// Most servers that are known at a time: the coordinator, and masters of the table.
 const PEERS: u32 = 65;
@@ -28,8 +29,8 @@ const PEERS: u32 = 65;
 const COORDINATOR: u32 = 0;
 /// Places for whole values: changes that are under way at a time.
 const PADS: usize = 16;
-/// Calls of the client itself: a lease, the map, and a word about each server.
-const OWN: u32 = 2 + PEERS;
+/// Calls of the client itself: a lease, the map, a word about each server, and bundles.
+const OWN: u32 = 2 + PEERS + BUNDLES as u32;
 /// Nanoseconds without a word from a server that owes an answer, after which the connection is made anew.
 const SILENCE: u64 = 3_000_000_000;
 /// Nanoseconds between two looks at a connection that owes nothing, and at the time that calls take.
@@ -63,6 +64,8 @@ pub struct Ramcloud<T: Transport<Address = SocketAddr> = Tcp> {
     peers: heapless::Vec<Peer<T::Wire>, { PEERS as usize }>,
     pads: &'static mut [[u8; SIZE_MAX]],
     free_pads: heapless::Vec<u16, PADS>,
+    bundles: &'static mut [Bundle],
+    free_bundles: heapless::Vec<u16, BUNDLES>,
     lessee: Lessee,
     tablets: Tablets,
     /// The map as it was told last.
@@ -110,6 +113,8 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
             peers,
             pads: arena.zeroed(PADS).map_err(no_memory)?,
             free_pads: (0..PADS as u16).collect(),
+            bundles: arena.zeroed(BUNDLES).map_err(no_memory)?,
+            free_bundles: (0..BUNDLES as u16).collect(),
             lessee: Lessee::new(),
             tablets: Tablets::new(arena).map_err(no_memory)?,
             told: arena.zeroed(BUFFER).map_err(no_memory)?,
@@ -132,6 +137,7 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
             + SlotMap::<Call>::footprint(calls)
             + (2 * calls as usize + 1) * size_of::<u64>()
             + PADS * SIZE_MAX
+            + (BUNDLES + 1) * size_of::<Bundle>()
             + Tablets::footprint()
             + BUFFER
             + 256
@@ -160,66 +166,6 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
             self.map_at = now.after(self.pace);
             self.pace = (self.pace * 2).min(PACE.1);
         }
-    }
-
-    /// Give calls to their servers, as far as it is known which these are.
-    fn dispatch(&mut self) {
-        for _ in 0..self.ready.len() {
-            let Some(bits) = self.ready.pop() else {
-                return;
-            };
-            if !self.give(Handle::from_bits(bits)) {
-                let _ = self.ready.push(bits);
-            }
-        }
-    }
-
-    /// Give a call to its server. False when it has to wait.
-    fn give(&mut self, handle: Handle) -> bool {
-        let Some(call) = self.calls.get_mut(handle) else {
-            return true;
-        };
-        if call.since == Instant(0) {
-            call.since = self.now;
-        }
-        if self.now < call.not_before {
-            return false;
-        }
-        if call.waits_for_pad() {
-            call.pad = self.free_pads.pop();
-            if call.pad.is_none() {
-                return false;
-            }
-        }
-        let peer = match call.job.is_own() {
-            true => COORDINATOR,
-            false => {
-                let known = self.tablets.peer(call.hash(self.settings.table));
-                match known.filter(|_| self.tablets.told() > call.wrong_map) {
-                    Some(peer) => peer,
-                    None => {
-                        self.map_wanted |= !self.mapping;
-                        return false;
-                    }
-                }
-            }
-        };
-        if call.frame().is_empty() {
-            let once = match call.step.changes() {
-                true => match self.lessee.number(self.now) {
-                    Some(once) => Some(once),
-                    None => return false,
-                },
-                false => None,
-            };
-            let (table, lease) = (self.settings.table, self.lessee.id());
-            // It fits: names are bounded, and so is a place in a listing.
-            call.write(handle.to_bits(), table, lease, once);
-        }
-        call.peer = Some(peer);
-        call.sent = false;
-        let _ = self.peers[peer as usize].queue.push(handle.to_bits());
-        true
     }
 
     /// Send, receive and connect, for one server. True when something happened.
@@ -272,222 +218,6 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
             false => Ok(any),
         }
     }
-
-    fn send(&mut self, which: u32) -> Result<bool, Broken> {
-        let mut any = false;
-        loop {
-            let peer = &mut self.peers[which as usize];
-            let mut pieces = Pieces::default();
-            let mut skip = peer.part;
-            let (first, second) = peer.queue.slices();
-            for bits in first.iter().chain(second) {
-                let Some(call) = self.calls.get(Handle::from_bits(*bits)) else {
-                    continue;
-                };
-                let (frame, value) = parts(call, self.pads);
-                let (head, rest) = (skip.min(frame.len()), skip.saturating_sub(frame.len()));
-                if !pieces.bytes(&frame[head..]) || !pieces.bytes(&value[rest..]) {
-                    break;
-                }
-                skip = 0;
-            }
-            let bytes = match pieces.is_empty() {
-                true => 0,
-                false => peer.line.send(&self.transport, &mut pieces)?,
-            };
-            if bytes == 0 {
-                // Those that were given up meanwhile go.
-                self.sent(which, 0);
-                return Ok(any);
-            }
-            any = true;
-            self.sent(which, bytes);
-        }
-    }
-
-    /// Note that so many bytes are sent.
-    fn sent(&mut self, which: u32, mut bytes: usize) {
-        let peer = &mut self.peers[which as usize];
-        while let Some(bits) = peer.queue.front() {
-            let Some(call) = self.calls.get_mut(Handle::from_bits(bits)) else {
-                peer.queue.pop();
-                continue;
-            };
-            let len = call.frame().len() + call.value_len();
-            if peer.part == 0 && bytes > 0 {
-                call.sendings += 1;
-            }
-            let left = len - peer.part;
-            if bytes < left {
-                peer.part += bytes;
-                return;
-            }
-            bytes -= left;
-            peer.part = 0;
-            peer.queue.pop();
-            call.sent = true;
-            if peer.owed == 0 {
-                peer.since = self.now;
-            }
-            peer.owed += 1;
-        }
-    }
-
-    /// Take what has come from a server.
-    fn understand(&mut self, which: u32, client: &mut dyn Client) -> Result<(), Malformed> {
-        loop {
-            let Some(incoming) = self.peers[which as usize].incoming()? else {
-                return Ok(());
-            };
-            let handle = Handle::from_bits(incoming.head.nonce);
-            let call = self.calls.get_mut(handle);
-            let call = call.filter(|call| call.peer == Some(which) && call.sent);
-            let (taken, known) = match call {
-                // It was given up.
-                None => (incoming.bytes.len(), false),
-                Some(call) => (take(call, &incoming, self.pads, client)?, true),
-            };
-            let (at, left) = (incoming.at, incoming.head.len - incoming.at);
-            // What is told whole is understood before it is overwritten.
-            if known && at == 0 && taken == left {
-                self.whole(which, handle)?;
-            }
-            let peer = &mut self.peers[which as usize];
-            let ended = peer.taken(taken);
-            if ended {
-                peer.owed = peer.owed.saturating_sub(1);
-                peer.line.proven();
-                peer.reported = None;
-            }
-            if ended && known {
-                self.answered(handle, client);
-            } else if !ended && taken == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Understand a reply that is held whole: a number, a lease, the map.
-    fn whole(&mut self, which: u32, handle: Handle) -> Result<(), Malformed> {
-        let Some(call) = self.calls.get_mut(handle) else {
-            return Ok(());
-        };
-        let Some(incoming) = self.peers[which as usize].incoming()? else {
-            return Ok(());
-        };
-        let payload = incoming.bytes;
-        match (call.status, call.job) {
-            (Status::Retry, _) => call.delay = reply::retry(payload)?.0,
-            (Status::Ok, Job::Lease) => {
-                let lease = reply::lease(payload)?;
-                if lease.id == 0 {
-                    return Err(Malformed);
-                }
-                self.lessee.gave(lease, call.since);
-            }
-            (Status::Ok, Job::Map) => {
-                // Servers may change their places with it.
-                let message = reply::message(payload)?;
-                let len = message.len();
-                self.told
-                    .get_mut(..len)
-                    .ok_or(Malformed)?
-                    .copy_from_slice(message);
-                let told = core::mem::take(&mut self.told);
-                let result = self.remap(&told[..len]);
-                self.told = told;
-                result?;
-            }
-            (Status::Ok, _) if call.step.changes() => call.next_hash = reply::number(payload)?,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Go on with a call whose reply has come in full.
-    fn answered(&mut self, handle: Handle, client: &mut dyn Client) {
-        let Some(call) = self.calls.get_mut(handle) else {
-            return;
-        };
-        call.peer = None;
-        match call.status {
-            Status::Retry => {
-                let delay = (u64::from(call.delay) * 1000).min(DELAY_MAX);
-                call.not_before = self.now.after(delay);
-                call.since = self.now;
-                let _ = self.ready.push(handle.to_bits());
-                return;
-            }
-            Status::UnknownTablet if !call.job.is_own() => {
-                call.wrong_map = self.tablets.told();
-                self.map_wanted |= !self.mapping;
-                let _ = self.ready.push(handle.to_bits());
-                return;
-            }
-            Status::ExpiredLease => {
-                self.lessee.expired();
-                // Sent once, it was refused and nothing more: a new lease, a new number.
-                if call.sendings == 1 {
-                    self.lessee.ended(call.rpc);
-                    call.go(call.step);
-                    let _ = self.ready.push(handle.to_bits());
-                    return;
-                }
-                return self.end(handle, Err(Failure::Unknown), client);
-            }
-            Status::StaleRpc => return self.end(handle, Err(Failure::Unknown), client),
-            Status::Other(code) if !self.complained && !call.job.is_own() => {
-                self.complained = true;
-                crate::log::error!("ramcloud: a master answers with status {}", code);
-            }
-            _ => {}
-        }
-        if call.job.is_own() {
-            return self.end(handle, Ok(Done::Done), client);
-        }
-        self.pace = PACE.0;
-        self.lessee.ended(call.rpc);
-        let pad: &mut [u8] = match call.pad {
-            Some(pad) => &mut self.pads[usize::from(pad)],
-            None => &mut [],
-        };
-        match call.answered(call.next_hash, pad, client) {
-            Next::Step(step) => {
-                call.go(step);
-                let _ = self.ready.push(handle.to_bits());
-            }
-            Next::End(result) => self.end(handle, result, client),
-        }
-    }
-
-    /// End a call.
-    fn end(&mut self, handle: Handle, result: Result<Done, Failure>, client: &mut dyn Client) {
-        let Some(call) = self.calls.remove(handle) else {
-            return;
-        };
-        self.lessee.ended(call.rpc);
-        if let Some(pad) = call.pad {
-            let _ = self.free_pads.push(pad);
-        }
-        match call.job {
-            Job::Lease => {
-                self.leasing = false;
-                self.lease_at = self.now.after(PACE.1);
-            }
-            Job::Map => self.mapping = false,
-            Job::Report { .. } => {}
-            _ => client.done(call.token, result),
-        }
-    }
-}
-
-/// Give the bytes of a request, and of the value behind it.
-fn parts<'a>(call: &'a Call, pads: &'a [[u8; SIZE_MAX]]) -> (&'a [u8], &'a [u8]) {
-    let value = match call.pad {
-        Some(pad) => &pads[usize::from(pad)][..call.value_len()],
-        None => &[],
-    };
-    (call.frame(), value)
 }
 
 impl<T: Transport<Address = SocketAddr>> Objects for Ramcloud<T> {
@@ -504,7 +234,8 @@ impl<T: Transport<Address = SocketAddr>> Objects for Ramcloud<T> {
             client.done(token, Ok(done));
             return Ok(());
         };
-        if self.calls.len() + OWN >= self.calls.capacity() {
+        let bundles = (BUNDLES - self.free_bundles.len()) as u32;
+        if self.calls.len() - bundles + OWN >= self.calls.capacity() {
             return Err(Busy);
         }
         self.enter(call)

@@ -6,6 +6,7 @@ use super::super::line::{Broken, Line, Transport};
 use crate::mem::{Arena, OutOfMemory, RingBuffer};
 use crate::sys::tcp::Pieces;
 use crate::sys::time::Instant;
+use crate::wire::ramcloud::multi::PARTS_MAX;
 use crate::wire::ramcloud::reply::Head;
 use crate::wire::ramcloud::{HEAD_LEN, Malformed};
 
@@ -22,6 +23,8 @@ pub struct Peer<W> {
     /// Calls to be sent, by handle, those that were given up among them; and bytes of the first that are sent.
     pub queue: RingBuffer<'static, u64>,
     pub part: usize,
+    /// Looks that gather in a round, by handle.
+    pub looks: heapless::Vec<u64, PARTS_MAX>,
     /// Calls that were sent and are not answered.
     pub owed: u32,
     /// Since when something is owed without a word.
@@ -56,6 +59,7 @@ impl<W> Peer<W> {
             line: Line::default(),
             queue: RingBuffer::new(arena.zeroed(2 * calls as usize)?),
             part: 0,
+            looks: heapless::Vec::new(),
             owed: 0,
             since: Instant(0),
             looked: Instant(0),

@@ -1,11 +1,12 @@
 //! Replies as they come: values to where they are wanted, names to whoever lists them.
 
 use super::super::super::objects::{CURSOR_MAX, Client};
-use super::super::call::{Call, Job, SIZE_MAX, Step};
+use super::super::call::{Call, SIZE_MAX};
+use super::super::job::{Job, Step};
 use super::super::peer::{BUFFER, Incoming};
 use crate::mem::fill;
 use crate::wire::ramcloud::reply::{self, Listed, Object, SIZE_LEN, STATUS_LEN};
-use crate::wire::ramcloud::{Malformed, Status};
+use crate::wire::ramcloud::{Malformed, Status, multi};
 
 /// Most bytes of a listed object that hold a key which is a file's name, behind up to 255 lengths of keys.
 const ITEM: usize = 1 << 10;
@@ -35,6 +36,7 @@ pub fn take(
     let wanted = match (call.status, call.step) {
         (Status::Ok, Step::Read) => Object::LEN,
         (Status::Ok, Step::List) => Listed::LEN,
+        (Status::Ok, Step::Bundle) => multi::HEAD_LEN,
         (Status::Ok | Status::Retry, _) if of <= BUFFER => of,
         (Status::Ok | Status::Retry, _) => return Err(Malformed),
         _ => STATUS_LEN,
@@ -63,6 +65,7 @@ pub fn take(
                 return Err(Malformed);
             }
         }
+        (Status::Ok, Step::Bundle) => call.objects = multi::count(bytes)?,
         _ => {}
     }
     Ok(wanted)

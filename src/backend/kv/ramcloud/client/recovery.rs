@@ -4,9 +4,11 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::super::super::line::{Broken, Transport};
 use super::super::super::objects::{Client, Failure};
-use super::super::call::Job;
+use super::super::bundle::BUNDLES;
+use super::super::job::Job;
 use super::super::peer::Peer;
 use super::{COORDINATOR, LOOK, PEERS, Ramcloud};
+use crate::mem::Handle;
 use crate::sys::time::Instant;
 use crate::wire::ramcloud::config::tablets;
 use crate::wire::ramcloud::{Malformed, locator};
@@ -74,11 +76,20 @@ impl<T: Transport<Address = SocketAddr>> Ramcloud<T> {
         let had_work = !peer.is_idle();
         peer.reset();
         peer.line.close(self.now, 1);
+        let mut bundles = heapless::Vec::<Handle, BUNDLES>::new();
         for (handle, call) in self.calls.iter_mut() {
             if call.peer == Some(which) {
-                call.peer = None;
-                let _ = self.ready.push(handle.to_bits());
+                // Whatever it was that the server did not like.
+                (call.peer, call.alone) = (None, true);
+                let _ = match call.job {
+                    // Its members go on by themselves.
+                    Job::Bundle { .. } => bundles.push(handle).is_ok(),
+                    _ => self.ready.push(handle.to_bits()).is_ok(),
+                };
             }
+        }
+        for handle in bundles {
+            self.end_bundle(handle);
         }
         let Some(why) = why else {
             return;
