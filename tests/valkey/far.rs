@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, PRIMARIES, ok, wait_for};
 use crate::engine::attach_to;
 use crate::failover::{durable, in_cluster};
 use crate::host::{Host, ROOT};
-use crate::migration::Move;
+use crate::migration::{Move, impatient};
 use crate::server::{KINDS, Reply};
 use crate::spread::content;
 use crate::tree::settle;
@@ -116,13 +116,7 @@ fn slots_of_content_that_move_key_by_key_under_load_lose_nothing() {
     for kind in KINDS {
         let cluster = Cluster::start(kind, &[]);
         let places = cluster.places();
-        // A move takes longer than a server may be silent.
-        let config = Config {
-            timeout: 2_000_000_000,
-            ..in_cluster(&places)
-        };
-        let mut one = Host::over(attach_to(&config));
-        let mut two = Host::over(attach_to(&config));
+        let [mut one, mut two] = impatient(&places);
         let entry = one.create(ROOT, "file").unwrap();
         let (file, ino) = (entry.nodeid, entry.attr.ino);
         let there = two.lookup(ROOT, "file").unwrap().nodeid;

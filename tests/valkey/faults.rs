@@ -96,31 +96,36 @@ fn connections_that_break_anywhere_cost_time_and_nothing_else() {
     is_whole(&config(&server.place(), "v"), 0..number);
 }
 
+/// Work while the server is killed and comes back a few times. Gives it, and how much was made.
+pub fn work_while_killed(mut server: Server, host: &mut Host<Valkey>) -> (Server, u64) {
+    work(host, 0..20);
+    let stop = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&stop);
+    let killer = thread::spawn(move || {
+        for _ in 0..5 {
+            thread::sleep(Duration::from_millis(300));
+            server.kill();
+            thread::sleep(Duration::from_millis(50));
+            server.start_again();
+        }
+        ends.store(true, Ordering::SeqCst);
+        server
+    });
+    let mut number = 20;
+    while !stop.load(Ordering::SeqCst) {
+        work(host, number..number + 1);
+        number += 1;
+    }
+    (killer.join().unwrap(), number)
+}
+
 #[test]
 fn a_server_that_is_killed_and_comes_back_has_lost_nothing_that_was_answered() {
     for kind in KINDS {
-        let mut server = Server::start(kind, &["--appendonly", "yes", "--appendfsync", "always"]);
+        let server = Server::start(kind, &["--appendonly", "yes", "--appendfsync", "always"]);
         let place = server.place();
         let mut host = Host::over(attach(&place, "v"));
-        work(&mut host, 0..20);
-        let stop = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&stop);
-        let killer = thread::spawn(move || {
-            for _ in 0..5 {
-                thread::sleep(Duration::from_millis(300));
-                server.kill();
-                thread::sleep(Duration::from_millis(50));
-                server.start_again();
-            }
-            ends.store(true, Ordering::SeqCst);
-            server
-        });
-        let mut number = 20;
-        while !stop.load(Ordering::SeqCst) {
-            work(&mut host, number..number + 1);
-            number += 1;
-        }
-        let server = killer.join().unwrap();
+        let (server, number) = work_while_killed(server, &mut host);
         is_whole(&config(&server.place(), "v"), 0..number);
     }
 }

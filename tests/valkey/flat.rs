@@ -16,6 +16,7 @@ use crate::engine::config;
 use crate::proxy::Proxy;
 use crate::server::{KINDS, Reply, Server};
 use crate::suite::{LOOK, Traits, file, names, suite};
+use crate::tree::turns;
 
 pub type Core = Flat<Strings>;
 
@@ -49,13 +50,6 @@ fn files_are_keys_of_a_server() {
         suite(&mut mounted(&server.place()), &TRAITS);
         suite(&mut mounted(&server.socket()), &TRAITS);
     }
-}
-
-/// Count the turns of one call.
-fn turns<T>(proxy: &Proxy, host: &mut Host<Core>, call: impl FnOnce(&mut Host<Core>) -> T) -> u64 {
-    let before = proxy.turns();
-    call(host);
-    proxy.turns() - before
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use dpfs::backend::kv::engine::Key;
 use dpfs::backend::kv::fsck;
+use dpfs::backend::kv::valkey::Valkey;
 use dpfs::backend::kv::valkey::request::{self, Durability};
-use dpfs::backend::kv::valkey::server::Config;
+use dpfs::backend::kv::valkey::server::{Config, Place};
 use dpfs::wire::errno::Errno;
 use dpfs::wire::resp::{Problem, slot};
 
@@ -176,18 +177,22 @@ fn a_node_that_dies_while_a_slot_leaves_it_has_a_replica_go_on() {
     is_whole(&places, 0..40);
 }
 
+/// Serve volume "v" of a cluster to two hosts, whose requests fail when a server says nothing for a while. A move of a slot
+/// takes longer than that.
+pub fn impatient(places: &[Place]) -> [Host<Valkey>; 2] {
+    let config = Config {
+        timeout: 2_000_000_000,
+        ..in_cluster(places)
+    };
+    [(); 2].map(|()| Host::over(attach_to(&config)))
+}
+
 #[test]
 fn a_slot_that_moves_key_by_key_under_load_loses_nothing_and_gives_no_wrong_answer() {
     for kind in KINDS {
         let cluster = Cluster::start(kind, &[]);
         let places = cluster.places();
-        // A move takes longer than a server may be silent.
-        let config = Config {
-            timeout: 2_000_000_000,
-            ..in_cluster(&places)
-        };
-        let mut one = Host::over(attach_to(&config));
-        let mut two = Host::over(attach_to(&config));
+        let [mut one, mut two] = impatient(&places);
         let (mut moves, mut number) = (0, 0u64);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {

@@ -12,7 +12,7 @@ use crate::failover::in_cluster;
 use crate::host::{Host, O_APPEND, ROOT};
 use crate::proxy::Proxy;
 use crate::server::{KINDS, Reply, Server};
-use crate::tree::settle;
+use crate::tree::{settle, turns};
 
 const MIB: u64 = 1 << 20;
 
@@ -186,17 +186,6 @@ fn a_volume_spreads_as_it_was_made_and_says_so() {
     };
     assert!(matches!(open("plain"), Reply::Elements(found) if found.len() == 3));
     assert!(matches!(open("wide"), Reply::Error(text) if text.starts_with(b"DPFS")));
-}
-
-/// Count the turns of one call.
-fn turns<T>(
-    proxy: &Proxy,
-    host: &mut Host<Valkey>,
-    call: impl FnOnce(&mut Host<Valkey>) -> T,
-) -> u64 {
-    let before = proxy.turns();
-    call(host);
-    proxy.turns() - before
 }
 
 #[test]

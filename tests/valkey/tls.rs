@@ -2,8 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +15,7 @@ use crate::authority::Authority;
 use crate::cluster::Cluster;
 use crate::engine::{attach_to, config};
 use crate::failover::{is_whole_by, make, make_while};
-use crate::faults::{is_whole, work};
+use crate::faults::{is_whole, work, work_while_killed};
 use crate::flat::{TRAITS, mount};
 use crate::host::{Host, ROOT};
 use crate::proxy::Proxy;
@@ -325,28 +323,10 @@ fn a_server_that_is_killed_under_load_and_comes_back_has_lost_nothing_that_was_a
     let files = authority.files();
     for kind in KINDS {
         let aof = ["--appendonly", "yes", "--appendfsync", "always"];
-        let mut server = start(kind, &authority, &aof);
+        let server = start(kind, &authority, &aof);
         let place = server.secure();
         let mut host = Host::over(attach_to(&by(&place, &files)));
-        work(&mut host, 0..20);
-        let stop = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&stop);
-        let killer = thread::spawn(move || {
-            for _ in 0..5 {
-                thread::sleep(Duration::from_millis(300));
-                server.kill();
-                thread::sleep(Duration::from_millis(50));
-                server.start_again();
-            }
-            ends.store(true, Ordering::SeqCst);
-            server
-        });
-        let mut number = 20;
-        while !stop.load(Ordering::SeqCst) {
-            work(&mut host, number..number + 1);
-            number += 1;
-        }
-        let server = killer.join().unwrap();
+        let (server, number) = work_while_killed(server, &mut host);
         is_whole(&by(&server.secure(), &files), 0..number);
     }
 }

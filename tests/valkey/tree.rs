@@ -12,11 +12,7 @@ use crate::server::{KINDS, Server};
 use crate::xattr::reach_what_linux_allows;
 
 /// Count the turns of one call.
-fn turns<T>(
-    proxy: &Proxy,
-    host: &mut Host<Valkey>,
-    call: impl FnOnce(&mut Host<Valkey>) -> T,
-) -> u64 {
+pub fn turns<H, T>(proxy: &Proxy, host: &mut H, call: impl FnOnce(&mut H) -> T) -> u64 {
     let before = proxy.turns();
     call(host);
     proxy.turns() - before

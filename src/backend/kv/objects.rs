@@ -138,6 +138,80 @@ pub enum Op<'a> {
     Usage,
 }
 
+/// Say what an operation wants, without its names: what an engine keeps of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "as in `Op`")]
+pub enum Want {
+    Look,
+    Make {
+        exclusive: bool,
+        truncate: bool,
+    },
+    Read {
+        offset: u64,
+        len: u32,
+    },
+    Write {
+        place: Place,
+        len: u32,
+    },
+    Resize {
+        size: u64,
+    },
+    Remove,
+    Rename {
+        replace: bool,
+    },
+    List,
+    /// Of all objects, or of one.
+    Sync {
+        all: bool,
+    },
+    Usage,
+}
+
+impl<'a> Op<'a> {
+    /// Give what it wants.
+    pub const fn want(&self) -> Want {
+        match *self {
+            Self::Look { .. } => Want::Look,
+            Self::Make {
+                exclusive,
+                truncate,
+                ..
+            } => Want::Make {
+                exclusive,
+                truncate,
+            },
+            Self::Read { offset, len, .. } => Want::Read { offset, len },
+            Self::Write { place, len, .. } => Want::Write { place, len },
+            Self::Resize { size, .. } => Want::Resize { size },
+            Self::Remove { .. } => Want::Remove,
+            Self::Rename { replace, .. } => Want::Rename { replace },
+            Self::List { .. } => Want::List,
+            Self::Sync { name } => Want::Sync {
+                all: name.is_none(),
+            },
+            Self::Usage => Want::Usage,
+        }
+    }
+
+    /// Give the names that it is about; those that it does not have are empty.
+    pub const fn names(&self) -> [&'a [u8]; 2] {
+        match *self {
+            Self::Look { name }
+            | Self::Make { name, .. }
+            | Self::Read { name, .. }
+            | Self::Write { name, .. }
+            | Self::Resize { name, .. }
+            | Self::Remove { name }
+            | Self::Sync { name: Some(name) } => [name, b""],
+            Self::Rename { from, to, .. } => [from, to],
+            Self::List { .. } | Self::Sync { name: None } | Self::Usage => [b"", b""],
+        }
+    }
+}
+
 /// Say what an object is like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Found {

@@ -60,14 +60,14 @@ impl Nfs {
 
     /// Tell whether something may have come by any connection.
     fn has_come(&mut self) -> bool {
-        let Some(watch) = &mut self.watch else {
+        let Some(ring) = &mut self.ring else {
             return true;
         };
-        match watch.come(self.epoll.raw()) {
+        match ring.come(self.epoll.raw()) {
             Ok(come) => core::mem::take(&mut self.unread) | come,
             Err(error) => {
                 crate::log::warn!("nfs: connections are asked, not watched: {}", error);
-                self.watch = None;
+                self.ring = None;
                 true
             }
         }

@@ -46,7 +46,7 @@ pub struct Nfs {
     pub(super) links: heapless::Vec<Link, MAX_LINKS>,
     pub(super) epoll: Epoll,
     /// Tells without a system call whether something came; without it the connections are asked each time.
-    pub(super) watch: Option<Watch>,
+    pub(super) ring: Option<Watch>,
     /// Something that came is not read yet.
     pub(super) unread: bool,
     /// The server sends answers to READs in fragments.
@@ -155,7 +155,7 @@ impl Nfs {
             ready: RingBuffer::new(arena.zeroed(2 * count as usize + 2)?),
             links,
             epoll: Epoll::new().map_err(none)?,
-            watch: volume.watches.lock().pop(),
+            ring: volume.watches.lock().pop(),
             unread: false,
             fragmented: false,
             next_link: 0,

@@ -21,7 +21,7 @@ use crate::wire::nfs4::{Handle, Status};
 
 /// Time that a mount may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// That by each of several addresses.
+/// That of each attempt by one of several addresses.
 const PATIENCE_OF_SEVERAL: Duration = Duration::from_secs(5);
 /// Time that its end may take.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
     let minors = config
         .minor
         .map_or(std::vec![2, 1], |minor| std::vec![minor]);
-    let (first, minor, mounted) = trunking::first(&addresses, |address| {
+    let (first, (minor, mounted)) = trunking::first(&addresses, PATIENCE, |address| {
         let mut found = Err(Status::ERR_MINOR_VERS_MISMATCH);
         for minor in &minors {
             found = mount(config, address, *minor, patience)?.map(|mounted| (*minor, mounted));
@@ -75,13 +75,13 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
                 break;
             }
         }
-        found.map_err(|status| {
+        Ok(found.map_err(|status| {
             format!(
                 "the server does not give {}: NFS4{}",
                 config.export,
                 status.name()
             )
-        })
+        }))
     })?;
     let servers = trunking::same(first, &addresses, mounted.server, |address| {
         let found = mount(config, address, minor, patience)?;

@@ -3,8 +3,10 @@
 
 extern crate std;
 
+use core::time::Duration;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::string::String;
+use std::time::Instant;
 use std::vec::Vec;
 
 use super::recovery::Mounted;
@@ -35,25 +37,34 @@ pub fn addresses(names: &[String], port: u16) -> Result<Vec<SocketAddr>, String>
     }
 }
 
-/// Find the first address by which there is a mount: its place, the minor version, what was found. Else say why there is
-/// none by the first of all.
-pub fn first(
+/// Find the first address by which there is a mount: its place, and what was found. Where nobody answers by any of them,
+/// all are tried again, until `patience` is over. Else say why there is none, by the first that says more than nothing.
+///
+/// # Errors
+/// That.
+pub fn first<T>(
     addresses: &[SocketAddr],
-    mut mount: impl FnMut(SocketAddr) -> Result<(u32, Mounted), String>,
-) -> Result<(usize, u32, Mounted), String> {
-    let mut why = None;
-    for (at, address) in addresses.iter().enumerate() {
-        match mount(*address) {
-            Ok((minor, mounted)) => return Ok((at, minor, mounted)),
-            Err(error) => {
-                if addresses.len() > 1 {
-                    left_out(address, &error);
-                }
-                why.get_or_insert(error);
+    patience: Duration,
+    mut mount: impl FnMut(SocketAddr) -> Result<Result<T, String>, String>,
+) -> Result<(usize, T), String> {
+    let begun = Instant::now();
+    loop {
+        let (mut refused, mut silent) = (None, None);
+        for (at, address) in addresses.iter().enumerate() {
+            let (why, kept) = match mount(*address) {
+                Ok(Ok(found)) => return Ok((at, found)),
+                Ok(Err(why)) => (why, &mut refused),
+                Err(why) => (why, &mut silent),
+            };
+            if addresses.len() > 1 {
+                left_out(address, &why);
             }
+            kept.get_or_insert(why);
+        }
+        if refused.is_some() || begun.elapsed() >= patience {
+            return Err(refused.or(silent).unwrap_or_default());
         }
     }
-    Err(why.unwrap_or_default())
 }
 
 fn left_out(address: &SocketAddr, why: &str) {
@@ -78,4 +89,48 @@ pub fn same(
         }
     }
     servers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: [&str; 2] = ["192.0.2.1:1", "192.0.2.2:1"];
+
+    /// Mount by addresses that answer so, one after another.
+    fn tried(
+        patience: Duration,
+        answers: &[Result<Result<u32, &str>, &str>],
+    ) -> (Result<(usize, u32), String>, usize) {
+        let addresses = TWO.map(|address| address.parse().unwrap());
+        let mut asked = 0;
+        let found = first(&addresses, patience, |address| {
+            assert_eq!(address, addresses[asked % 2]);
+            asked += 1;
+            let answer = answers[asked - 1];
+            answer
+                .map(|answer| answer.map_err(String::from))
+                .map_err(String::from)
+        });
+        (found, asked)
+    }
+
+    #[test]
+    fn a_server_that_starts_is_waited_for_by_all_its_addresses() {
+        let long = Duration::from_secs(3600);
+        let silent = Err("nobody");
+        let (found, asked) = tried(long, &[silent, silent, silent, Ok(Ok(7))]);
+        assert_eq!((found, asked), (Ok((1, 7)), 4));
+        let (found, asked) = tried(Duration::ZERO, &[Err("nobody"), Err("nobody else")]);
+        assert_eq!((found, asked), (Err("nobody".into()), 2));
+    }
+
+    #[test]
+    fn who_refuses_is_not_asked_again_and_says_why() {
+        let long = Duration::from_secs(3600);
+        let (found, asked) = tried(long, &[Err("nobody"), Ok(Err("refused"))]);
+        assert_eq!((found, asked), (Err("refused".into()), 2));
+        let (found, asked) = tried(long, &[Ok(Err("refused")), Ok(Ok(7))]);
+        assert_eq!((found, asked), (Ok((1, 7)), 2));
+    }
 }

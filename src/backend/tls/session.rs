@@ -112,11 +112,6 @@ impl Session {
         !self.outgoing.is_empty()
     }
 
-    /// Give what the server chose to speak (ALPN), once the handshake is done.
-    pub fn protocol(&self) -> Option<&[u8]> {
-        self.tls.alpn_protocol()
-    }
-
     /// Say what it means that all of this takes too long; nothing when the connection below does not stand.
     pub fn silent(&self) -> Option<Fault> {
         let words = "TLS: the server does not go on with the handshake; allowed: a port where it speaks TLS";

@@ -38,11 +38,11 @@ impl core::fmt::Debug for Trust {
 }
 
 impl Trust {
-    /// Read the files. `protocol` is what is spoken upon TLS, where that has a name (ALPN).
+    /// Read the files.
     ///
     /// # Errors
     /// Which file is not what it should be, in words.
-    pub fn read(files: &Files, protocol: Option<&[u8]>) -> Result<Self, String> {
+    pub fn read(files: &Files) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&files.ca, "tls_ca")? {
             let added = roots.add(certificate);
@@ -63,7 +63,6 @@ impl Trust {
             None => builder.with_no_client_auth(),
         };
         config.resumption = Resumption::disabled();
-        config.alpn_protocols = protocol.iter().map(|name| name.to_vec()).collect();
         let name = match &files.name {
             Some(name) => Some(ServerName::try_from(name.clone()).map_err(|_| {
                 format!("tls_name {name:?}: allowed: a host's name, or an address")

@@ -1,4 +1,4 @@
-//! The keys of TLS, which are those of every backend that can have it.
+//! The keys of TLS.
 
 use std::string::{String, ToString};
 
@@ -24,7 +24,7 @@ pub(super) fn read(section: &Section) -> Option<Option<Files>> {
 }
 
 /// Read the files where TLS is `wanted`; refuse them where it is not.
-pub(super) fn files(section: &Section, wanted: bool) -> Option<Option<Files>> {
+fn files(section: &Section, wanted: bool) -> Option<Option<Files>> {
     if !wanted {
         let mut alone = None;
         for key in &KEYS[1..] {

@@ -1,7 +1,7 @@
 //! One operation under way: which RPCs it takes, what each asks, and what its answer leads to.
 
 use super::super::engine::{NAME_MAX, Token};
-use super::super::objects::{Client, Cursor, Done, Failure, Found, Op, Place};
+use super::super::objects::{Client, Cursor, Done, Failure, Found, Op, Place, Want};
 use super::job::{Job, Step};
 use crate::mem::gather;
 use crate::sys::time::Instant;
@@ -95,42 +95,22 @@ pub enum Next {
 impl Call {
     /// Take an operation; `None` for one that asks nothing of RAMCloud.
     pub fn new(token: Token, op: &Op<'_>) -> Option<Self> {
-        let (job, step) = match *op {
-            Op::Look { .. } => (Job::Look, Step::Read),
-            Op::Make {
-                exclusive,
-                truncate,
-                ..
-            } => {
-                let make = Job::Make {
-                    exclusive,
-                    truncate,
-                };
-                (make, Step::Create)
-            }
-            Op::Read { offset, len, .. } => (Job::Read { offset, len }, Step::Read),
-            Op::Write { place, len, .. } => (Job::Write { place, len }, Step::Read),
-            Op::Resize { size: 0, .. } => (Job::Resize { size: 0 }, Step::Replace),
-            Op::Resize { size, .. } => (Job::Resize { size }, Step::Read),
-            Op::Remove { .. } => (Job::Remove, Step::Remove),
-            Op::Rename { replace, .. } => (Job::Rename { replace }, Step::Read),
-            Op::List { .. } => (Job::List, Step::List),
-            Op::Sync { .. } | Op::Usage => return None,
+        let want = op.want();
+        let step = match want {
+            Want::Make { .. } => Step::Create,
+            Want::Look | Want::Read { .. } | Want::Write { .. } | Want::Rename { .. } => Step::Read,
+            Want::Resize { size: 0 } => Step::Replace,
+            Want::Resize { .. } => Step::Read,
+            Want::Remove => Step::Remove,
+            Want::List => Step::List,
+            Want::Sync { .. } | Want::Usage => return None,
         };
-        let mut call = Self::own(job, token, step);
-        match *op {
-            Op::Look { name }
-            | Op::Make { name, .. }
-            | Op::Read { name, .. }
-            | Op::Write { name, .. }
-            | Op::Resize { name, .. }
-            | Op::Remove { name } => call.set_name(0, name),
-            Op::Rename { from, to, .. } => {
-                call.set_name(0, from);
-                call.set_name(1, to);
-            }
-            Op::List { cursor } => call.args.cursor = *cursor,
-            Op::Sync { .. } | Op::Usage => {}
+        let mut call = Self::own(Job::Want(want), token, step);
+        for (which, name) in op.names().into_iter().enumerate() {
+            call.set_name(which, name);
+        }
+        if let Op::List { cursor } = *op {
+            call.args.cursor = *cursor;
         }
         Some(call)
     }
@@ -181,13 +161,13 @@ impl Call {
 
     /// Tell whether its next RPC is the new name's.
     const fn which(&self) -> usize {
-        let new = matches!(self.job, Job::Rename { .. }) && self.step.writes();
+        let new = matches!(self.job, Job::Want(Want::Rename { .. })) && self.step.writes();
         new as usize
     }
 
     /// Tell whether it may be asked together with others.
     pub fn goes_together(&self) -> bool {
-        self.job == Job::Look && !self.alone
+        self.job == Job::Want(Want::Look) && !self.alone
     }
 
     /// Give the key that its next RPC is about.
@@ -206,7 +186,7 @@ impl Call {
     /// Bytes of the value that follows the request.
     pub const fn value_len(&self) -> usize {
         match (self.step, self.job) {
-            (Step::Create | Step::Replace, Job::Make { .. } | Job::Resize { .. }) => 0,
+            (Step::Create | Step::Replace, Job::Want(Want::Make { .. } | Want::Resize { .. })) => 0,
             _ if self.step.writes() => self.known.size,
             _ => 0,
         }
@@ -290,10 +270,10 @@ impl Call {
                 _ => Next::End(Err(Failure::Missing)),
             },
             Status::ObjectExists => match self.job {
-                Job::Make {
+                Job::Want(Want::Make {
                     exclusive: false,
                     truncate,
-                } => Next::Step(if truncate { Step::Replace } else { Step::Read }),
+                }) => Next::Step(if truncate { Step::Replace } else { Step::Read }),
                 _ => Next::End(Err(Failure::Exists)),
             },
             Status::WrongVersion => match self.step {
@@ -319,12 +299,14 @@ impl Call {
             version: self.known.version,
         };
         match (self.job, self.step) {
-            (Job::Read { offset, len }, _) => {
+            (Job::Want(Want::Read { offset, len }), _) => {
                 let left = found.size.saturating_sub(offset);
                 Next::End(Ok(Done::Read(left.min(len.into()) as u32)))
             }
-            (Job::Look | Job::Make { .. }, Step::Read) => Next::End(Ok(Done::Found(found))),
-            (Job::Rename { replace }, Step::Read) => {
+            (Job::Want(Want::Look | Want::Make { .. }), Step::Read) => {
+                Next::End(Ok(Done::Found(found)))
+            }
+            (Job::Want(Want::Rename { replace }), Step::Read) => {
                 match (found.size as usize > SIZE_MAX, replace) {
                     (true, _) => Next::End(Err(Failure::Elsewhere)),
                     _ if self.known.new != 0 => Next::Step(Step::SwapNew),
@@ -332,14 +314,16 @@ impl Call {
                     (_, false) => Next::Step(Step::Create),
                 }
             }
-            (Job::Rename { .. }, Step::RemoveOld) => Next::End(Ok(Done::Done)),
-            (Job::Rename { .. }, _) => {
+            (Job::Want(Want::Rename { .. }), Step::RemoveOld) => Next::End(Ok(Done::Done)),
+            (Job::Want(Want::Rename { .. }), _) => {
                 self.known.new = number;
                 Next::Step(Step::RemoveOld)
             }
-            (Job::Write { .. } | Job::Resize { .. }, Step::Read) => self.change(pad, client),
-            (Job::Remove, _) => Next::End(Ok(Done::Done)),
-            (Job::List, _) => self.listed(client),
+            (Job::Want(Want::Write { .. } | Want::Resize { .. }), Step::Read) => {
+                self.change(pad, client)
+            }
+            (Job::Want(Want::Remove), _) => Next::End(Ok(Done::Done)),
+            (Job::Want(Want::List), _) => self.listed(client),
             _ => Next::End(Ok(Done::Found(Found {
                 size: self.value_len() as u64,
                 version: number,
@@ -351,14 +335,14 @@ impl Call {
     fn change(&mut self, pad: &mut [u8], client: &dyn Client) -> Next {
         let old = self.known.size;
         let (at, len, new) = match self.job {
-            Job::Write { place, len } => {
+            Job::Want(Want::Write { place, len }) => {
                 let at = match place {
                     Place::Byte(at) => usize::try_from(at).unwrap_or(usize::MAX),
                     Place::End => old,
                 };
                 (at, len as usize, old.max(at.saturating_add(len as usize)))
             }
-            Job::Resize { size } => {
+            Job::Want(Want::Resize { size }) => {
                 let size = usize::try_from(size).unwrap_or(usize::MAX);
                 (size, 0, size)
             }

@@ -1,31 +1,12 @@
 //! What a call is for, and which RPC of it is next.
 
-use super::super::objects::Place;
+use super::super::objects::Want;
 
 /// Say what is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Job {
-    Look,
-    Make {
-        exclusive: bool,
-        truncate: bool,
-    },
-    Read {
-        offset: u64,
-        len: u32,
-    },
-    Write {
-        place: Place,
-        len: u32,
-    },
-    Resize {
-        size: u64,
-    },
-    Remove,
-    Rename {
-        replace: bool,
-    },
-    List,
+    /// Of an object, or of all.
+    Want(Want),
     /// Of the client itself: a lease, the map, a word about a server.
     Lease,
     Map,
@@ -50,8 +31,8 @@ impl Job {
     /// Tell whether an object's whole value is needed here.
     pub const fn needs_pad(self) -> bool {
         match self {
-            Self::Write { .. } | Self::Rename { .. } => true,
-            Self::Resize { size } => size > 0,
+            Self::Want(Want::Write { .. } | Want::Rename { .. }) => true,
+            Self::Want(Want::Resize { size }) => size > 0,
             _ => false,
         }
     }

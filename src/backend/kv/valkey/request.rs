@@ -51,6 +51,17 @@ pub(super) fn call<'e, 'b>(
     prefix: &[u8],
     arguments: usize,
 ) -> &'e mut Encoder<'b> {
+    call_on(to, function, prefix, b"k", arguments)
+}
+
+/// Begin a call of a function on two keys: a prefix, and the prefix with a letter.
+pub(super) fn call_on<'e, 'b>(
+    to: &'e mut Encoder<'b>,
+    function: &[u8],
+    prefix: &[u8],
+    letter: &[u8; 1],
+    arguments: usize,
+) -> &'e mut Encoder<'b> {
     to.request(5 + arguments as u32)
         .bytes(b"FCALL")
         .bytes(function)
@@ -58,7 +69,7 @@ pub(super) fn call<'e, 'b>(
         .bytes(prefix)
         .announce(prefix.len() as u64 + 1)
         .part(prefix)
-        .part(b"k")
+        .part(letter)
         .end()
 }
 

@@ -1,6 +1,6 @@
 //! Replies as they come: values to where they are wanted, names to whoever lists them.
 
-use super::super::super::objects::{CURSOR_MAX, Client};
+use super::super::super::objects::{CURSOR_MAX, Client, Want};
 use super::super::call::{Call, SIZE_MAX};
 use super::super::job::{Job, Step};
 use super::super::peer::{BUFFER, Incoming};
@@ -80,7 +80,7 @@ fn take_value(
     client: &dyn Client,
 ) {
     match (call.job, call.pad) {
-        (Job::Read { offset, len }, _) => {
+        (Job::Want(Want::Read { offset, len }), _) => {
             let from = usize::try_from(offset).unwrap_or(usize::MAX);
             let end = from.saturating_add(len as usize).min(at + bytes.len());
             let begin = from.max(at);

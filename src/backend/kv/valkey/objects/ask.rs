@@ -3,7 +3,7 @@
 mod parts;
 
 use super::super::super::engine::{Done as TreeDone, NAME_MAX, Token};
-use super::super::super::objects::{Client, Cursor, Done, Failure, Found, Op, Place};
+use super::super::super::objects::{Client, Cursor, Done, Failure, Found, Op, Place, Want};
 use super::super::pipeline::whole;
 use super::super::reply::usage;
 use super::super::request::{self, Durability};
@@ -39,38 +39,10 @@ const RESIZE: &str = "local n=redis.call('STRLEN',KEYS[1]) local s=tonumber(ARGV
 /// Say what is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Job {
-    Look,
-    Make {
-        exclusive: bool,
-        truncate: bool,
-    },
-    Read {
-        offset: u64,
-        len: u32,
-    },
-    Write {
-        place: Place,
-        len: u32,
-    },
-    Resize {
-        size: u64,
-    },
-    Remove,
-    Rename {
-        replace: bool,
-    },
-    List,
-    /// Of all nodes, or of that of a name.
-    Sync {
-        all: bool,
-    },
-    Usage,
+    /// Of an object, or of all.
+    Want(Want),
     /// Of a group of the tree; its bytes are the host's from `base` on.
-    Group {
-        group: Group,
-        task: Task,
-        base: u32,
-    },
+    Group { group: Group, task: Task, base: u32 },
     /// Of the engine itself: the map of slots.
     Map,
 }
@@ -83,12 +55,10 @@ impl Job {
         }
         !matches!(
             self,
-            Self::Look
-                | Self::Read { .. }
-                | Self::List
-                | Self::Sync { .. }
-                | Self::Usage
-                | Self::Map
+            Self::Map
+                | Self::Want(
+                    Want::Look | Want::Read { .. } | Want::List | Want::Sync { .. } | Want::Usage
+                )
         )
     }
 
@@ -96,7 +66,7 @@ impl Job {
     pub const fn settles(self) -> bool {
         matches!(
             self,
-            Self::Sync { .. }
+            Self::Want(Want::Sync { .. })
                 | Self::Group {
                     task: Task::Settle,
                     ..
@@ -107,9 +77,9 @@ impl Job {
     /// Tell whether a second attempt might do harm, or be told from the first by nothing.
     pub const fn once(self) -> bool {
         match self {
-            Self::Write { place, .. } => matches!(place, Place::End),
-            Self::Make { exclusive, .. } => exclusive,
-            Self::Rename { .. } => true,
+            Self::Want(Want::Write { place, .. }) => matches!(place, Place::End),
+            Self::Want(Want::Make { exclusive, .. }) => exclusive,
+            Self::Want(Want::Rename { .. }) => true,
             _ => false,
         }
     }
@@ -207,34 +177,9 @@ fn call<'e, 'b>(
 
 impl Call {
     pub fn new(token: Token, op: &Op<'_>) -> Self {
-        let (job, name, to): (_, &[u8], &[u8]) = match *op {
-            Op::Look { name } => (Job::Look, name, b""),
-            Op::Make {
-                name,
-                exclusive,
-                truncate,
-            } => {
-                let make = Job::Make {
-                    exclusive,
-                    truncate,
-                };
-                (make, name, b"")
-            }
-            Op::Read { name, offset, len } => (Job::Read { offset, len }, name, b""),
-            Op::Write { name, place, len } => (Job::Write { place, len }, name, b""),
-            Op::Resize { name, size } => (Job::Resize { size }, name, b""),
-            Op::Remove { name } => (Job::Remove, name, b""),
-            Op::Rename { from, to, replace } => (Job::Rename { replace }, from, to),
-            Op::List { .. } => (Job::List, b"", b""),
-            Op::Sync { name } => {
-                let all = name.is_none();
-                (Job::Sync { all }, name.unwrap_or_default(), b"")
-            }
-            Op::Usage => (Job::Usage, b"", b""),
-        };
         let mut call = Self {
             token,
-            job,
+            job: Job::Want(op.want()),
             name: [[0; NAME_MAX]; 2],
             lens: [0; 2],
             slot: 0,
@@ -251,7 +196,7 @@ impl Call {
             since: Instant(0),
             reading: Reading::default(),
         };
-        for (which, name) in [name, to].into_iter().enumerate() {
+        for (which, name) in op.names().into_iter().enumerate() {
             let len = name.len().min(NAME_MAX);
             call.name[which][..len].copy_from_slice(&name[..len]);
             call.lens[which] = len as u8;
@@ -289,7 +234,7 @@ impl Call {
     /// Bytes of the host's that follow the request, before its last two.
     pub const fn payload(&self) -> usize {
         match self.job {
-            Job::Write { len, .. } => len as usize,
+            Job::Want(Want::Write { len, .. }) => len as usize,
             Job::Group { task, .. } => task.payload(),
             _ => 0,
         }
@@ -315,13 +260,13 @@ impl Call {
             to.request(1).bytes(b"ASKING");
         }
         match self.job {
-            Job::Look => {
+            Job::Want(Want::Look) => {
                 call(to, LOOK, name, 0);
             }
-            Job::Make {
+            Job::Want(Want::Make {
                 exclusive,
                 truncate,
-            } => {
+            }) => {
                 let how: &[u8] = match (exclusive, truncate) {
                     (true, _) => b"x",
                     (false, true) => b"t",
@@ -329,14 +274,14 @@ impl Call {
                 };
                 call(to, MAKE, name, 1).bytes(how);
             }
-            Job::Read { offset, len } => {
+            Job::Want(Want::Read { offset, len }) => {
                 let to = to.request(4).bytes(b"GETRANGE").bytes(name);
                 // Beyond the longest string there is nothing.
                 let offset = offset.min(BULK_MAX);
                 to.number(offset)
                     .number((offset + u64::from(len)).saturating_sub(1));
             }
-            Job::Write { place, len } => {
+            Job::Want(Want::Write { place, len }) => {
                 let to = call(to, WRITE, name, 2);
                 match place {
                     Place::Byte(offset) => to.number(offset),
@@ -344,28 +289,28 @@ impl Call {
                 };
                 to.announce(len.into()).end();
             }
-            Job::Resize { size } => {
+            Job::Want(Want::Resize { size }) => {
                 call(to, RESIZE, name, 1).number(size);
             }
-            Job::Remove => {
+            Job::Want(Want::Remove) => {
                 to.request(2).bytes(b"UNLINK").bytes(name);
             }
-            Job::Rename { replace } => {
+            Job::Want(Want::Rename { replace }) => {
                 let command: &[u8] = if replace { b"RENAME" } else { b"RENAMENX" };
                 let new = &self.name[1][..usize::from(self.lens[1])];
                 to.request(3).bytes(command).bytes(name).bytes(new);
             }
-            Job::List => {
+            Job::Want(Want::List) => {
                 let to = to.request(6).bytes(b"SCAN").number(self.scan);
                 to.bytes(b"COUNT").number(COUNT);
                 to.bytes(b"TYPE").bytes(b"string");
             }
-            Job::Sync { .. } => {
+            Job::Want(Want::Sync { .. }) => {
                 if let Some(durability) = durability {
                     request::wait(to, durability);
                 }
             }
-            Job::Usage => {
+            Job::Want(Want::Usage) => {
                 to.request(2).bytes(b"INFO").bytes(b"memory");
             }
             Job::Group { task, .. } => task.write(to, name, who, volume),
@@ -399,8 +344,8 @@ impl Call {
         let before = used(&reader);
         let rest = reader.rest();
         let (taken, answer) = match self.job {
-            Job::Read { .. } => self.take_content(rest, client)?,
-            Job::List => self.take_names(rest, client)?,
+            Job::Want(Want::Read { .. }) => self.take_content(rest, client)?,
+            Job::Want(Want::List) => self.take_names(rest, client)?,
             Job::Group {
                 task: Task::Read { offset, len },
                 ..
@@ -422,7 +367,7 @@ impl Call {
         bytes: &[u8],
         client: &mut dyn Client,
     ) -> Result<(usize, Option<Answer>), Malformed> {
-        let Job::Read { len: wanted, .. } = self.job else {
+        let Job::Want(Want::Read { len: wanted, .. }) = self.job else {
             return Err(Malformed);
         };
         let mut reader = Reader::new(bytes);
@@ -573,43 +518,30 @@ impl Call {
                 return Ok(self.refused(reader.body(len)?.ok_or(Malformed)?));
             }
             (Job::Map, _) => return Ok(Answer::Map),
-            (Job::Remove, Item::Integer(1)) => Ok(Done::Done),
-            (Job::Remove, Item::Integer(0)) if again => Ok(Done::Done),
-            (Job::Remove, Item::Integer(0)) => Err(Failure::Missing),
-            (Job::Rename { .. }, Item::Simple(_) | Item::Integer(1)) => Ok(Done::Done),
-            (Job::Rename { .. }, Item::Integer(0)) if again => Err(Failure::Unknown),
-            (Job::Rename { .. }, Item::Integer(0)) => Err(Failure::Exists),
-            (
-                Job::Sync { .. }
-                | Job::Group {
-                    task: Task::Settle, ..
-                },
-                Item::Integer(count),
-            ) => return durable(count, durability),
-            (
-                Job::Sync { .. }
-                | Job::Group {
-                    task: Task::Settle, ..
-                },
-                Item::Array(2),
-            ) => match reader.item()? {
+            (Job::Want(Want::Remove), Item::Integer(1)) => Ok(Done::Done),
+            (Job::Want(Want::Remove), Item::Integer(0)) if again => Ok(Done::Done),
+            (Job::Want(Want::Remove), Item::Integer(0)) => Err(Failure::Missing),
+            (Job::Want(Want::Rename { .. }), Item::Simple(_) | Item::Integer(1)) => Ok(Done::Done),
+            (Job::Want(Want::Rename { .. }), Item::Integer(0)) if again => Err(Failure::Unknown),
+            (Job::Want(Want::Rename { .. }), Item::Integer(0)) => Err(Failure::Exists),
+            (job, Item::Integer(count)) if job.settles() => return durable(count, durability),
+            (job, Item::Array(2)) if job.settles() => match reader.item()? {
                 Some(Item::Integer(count)) => return durable(count, durability),
                 _ => return Err(Malformed),
             },
-            (Job::Usage, Item::Text { len, .. } | Item::Bulk(len)) => {
+            (Job::Want(Want::Usage), Item::Text { len, .. } | Item::Bulk(len)) => {
                 match usage(reader.body(len)?.ok_or(Malformed)?) {
                     TreeDone::Usage { total, free, .. } => Ok(Done::Usage { total, free }),
                     _ => return Err(Malformed),
                 }
             }
             (_, Item::Integer(-1)) => Err(Failure::Missing),
-            (Job::Make { .. }, Item::Integer(-2)) if again => Err(Failure::Unknown),
-            (Job::Make { .. }, Item::Integer(-2)) => Err(Failure::Exists),
+            (Job::Want(Want::Make { .. }), Item::Integer(-2)) if again => Err(Failure::Unknown),
+            (Job::Want(Want::Make { .. }), Item::Integer(-2)) => Err(Failure::Exists),
             (
-                Job::Look
-                | Job::Make { .. }
-                | Job::Write { .. }
-                | Job::Resize { .. }
+                Job::Want(
+                    Want::Look | Want::Make { .. } | Want::Write { .. } | Want::Resize { .. },
+                )
                 | Job::Group { .. },
                 Item::Integer(size @ 0..),
             ) => found(size as u64),

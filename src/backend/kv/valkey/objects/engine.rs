@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 
 use super::super::super::engine::{Busy, Token};
 use super::super::super::line::Transport;
-use super::super::super::objects::{Client, Done, Failure, Objects, Op};
+use super::super::super::objects::{Client, Done, Failure, Objects, Op, Want};
 use super::super::connection::Settings;
 use super::super::link::{Trouble, kept};
 use super::super::route::Target;
@@ -149,6 +149,14 @@ impl Strings {
         Ok(())
     }
 
+    /// Enter a call that is not the engine's own: those have room that is kept for them.
+    fn admit(&mut self, call: impl FnOnce() -> Call) -> Result<(), Busy> {
+        if self.calls.len() + OWN >= self.calls.capacity() {
+            return Err(Busy);
+        }
+        self.enter(call())
+    }
+
     fn ask_map(&mut self) {
         if self.cluster && self.map_wanted && !self.mapping && self.now >= self.map_at {
             self.mapping = self.enter(Call::map()).is_ok();
@@ -184,13 +192,13 @@ impl Strings {
         let by_name = self.slots.node(slot(call.name(0)));
         let node = match call.job {
             Job::Map => Some(self.anyone()),
-            Job::Usage => self.slots.node(0),
-            Job::List => self.slots.node(call.slot),
+            Job::Want(Want::Usage) => self.slots.node(0),
+            Job::Want(Want::List) => self.slots.node(call.slot),
             job if job.settles() && core::mem::take(&mut self.doubt) => {
                 self.end(handle, Err(Failure::Unknown), client);
                 return true;
             }
-            Job::Sync { all: true } => {
+            Job::Want(Want::Sync { all: true }) => {
                 let dirty = (0..NODES).find(|at| self.nodes[*at as usize].dirty);
                 if dirty.is_none() {
                     self.end(handle, Ok(Done::Done), client);
@@ -210,11 +218,11 @@ impl Strings {
         let node = &mut self.nodes[which as usize];
         match call.job {
             // A place in a listing means nothing to another server, or to one that was started anew.
-            Job::List if !node.is_ready() => {
+            Job::Want(Want::List) if !node.is_ready() => {
                 node.wanted = true;
                 return false;
             }
-            Job::List if call.epoch != node.epoch => {
+            Job::Want(Want::List) if call.epoch != node.epoch => {
                 (call.epoch, call.scan) = (node.epoch, 0);
             }
             job if job.settles() => node.dirty = false,
@@ -446,7 +454,7 @@ impl Strings {
                     more: next.is_some(),
                 })
             }
-            Answer::Durable if call.job == (Job::Sync { all: true }) => {
+            Answer::Durable if call.job == (Job::Want(Want::Sync { all: true })) => {
                 let _ = self.ready.push(handle.to_bits());
                 return;
             }
@@ -520,10 +528,7 @@ impl Objects for Strings {
             }
             _ => {}
         }
-        if self.calls.len() + OWN >= self.calls.capacity() {
-            return Err(Busy);
-        }
-        self.enter(Call::new(token, op))
+        self.admit(|| Call::new(token, op))
     }
 
     fn poll(&mut self, now: Instant, client: &mut dyn Client) -> bool {

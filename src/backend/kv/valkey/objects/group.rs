@@ -140,8 +140,7 @@ impl Task {
                 len,
                 generation,
             } => {
-                let to = call(to, b"dpfs_group_write", prefix, 6);
-                let to = to.number(who.client).number(who.lost).number(generation);
+                let to = change(to, b"dpfs_group_write", prefix, who, generation, 3);
                 to.number(chunk).number(offset).announce(len.into()).end();
             }
             Self::Clear {
@@ -149,8 +148,7 @@ impl Task {
                 to: end,
                 generation,
             } => {
-                let to = call(to, b"dpfs_group_clear", prefix, 6);
-                let to = to.number(who.client).number(who.lost).number(generation);
+                let to = change(to, b"dpfs_group_clear", prefix, who, generation, 3);
                 to.number(chunk).number(from).number(end);
             }
             Self::Remove {
@@ -158,8 +156,7 @@ impl Task {
                 last,
                 generation,
             } => {
-                let to = call(to, b"dpfs_group_remove", prefix, 5);
-                let to = to.number(who.client).number(who.lost).number(generation);
+                let to = change(to, b"dpfs_group_remove", prefix, who, generation, 2);
                 to.number(first.into()).number(last.into());
             }
             Self::Seek { first, last, hole } => {
@@ -184,17 +181,24 @@ fn call<'e, 'b>(
     to: &'e mut Encoder<'b>,
     function: &[u8],
     prefix: &[u8],
-    arguments: u32,
+    arguments: usize,
 ) -> &'e mut Encoder<'b> {
-    to.request(5 + arguments)
-        .bytes(b"FCALL")
-        .bytes(function)
-        .number(2)
-        .bytes(prefix)
-        .announce(prefix.len() as u64 + 1)
-        .part(prefix)
-        .part(b"f")
-        .end()
+    request::call_on(to, function, prefix, b"f", arguments)
+}
+
+/// Begin a call of a function that changes a group, with so many arguments behind who asks and the generation.
+fn change<'e, 'b>(
+    to: &'e mut Encoder<'b>,
+    function: &[u8],
+    prefix: &[u8],
+    who: Identity,
+    generation: u64,
+    arguments: usize,
+) -> &'e mut Encoder<'b> {
+    call(to, function, prefix, 3 + arguments)
+        .number(who.client)
+        .number(who.lost)
+        .number(generation)
 }
 
 #[cfg(all(test, feature = "std"))]

@@ -29,10 +29,8 @@ impl Strings {
         task: Task,
         base: u32,
     ) -> Result<(), Busy> {
-        if self.calls.len() + OWN >= self.calls.capacity() {
-            return Err(Busy);
-        }
-        self.enter(Call::group(token, group, task, base, self.settings.prefix))
+        let prefix = self.settings.prefix;
+        self.admit(|| Call::group(token, group, task, base, prefix))
     }
 
     /// Ask for a part of all names.
@@ -44,10 +42,7 @@ impl Strings {
         token: Token,
         cursor: &Cursor,
     ) -> Result<(), Busy> {
-        if self.calls.len() + OWN >= self.calls.capacity() {
-            return Err(Busy);
-        }
-        self.enter(Call::new(token, &Op::List { cursor }))
+        self.admit(|| Call::new(token, &Op::List { cursor }))
     }
 
     /// Ask each node that has slots to wait until what was changed there is durable. Gives how many are asked.
