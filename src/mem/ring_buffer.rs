@@ -68,6 +68,13 @@ impl<'a, T: Copy> RingBuffer<'a, T> {
         }
     }
 
+    /// Give an element by its place, counted from the oldest.
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<&T> {
+        let (first, second) = self.slices();
+        first.get(index).or_else(|| second.get(index - first.len()))
+    }
+
     /// Give the free room, in the order in which [`Self::commit`] takes it.
     #[inline]
     pub fn room_mut(&mut self) -> (&mut [T], &mut [T]) {

@@ -371,6 +371,11 @@ impl<'a> Encoder<'a> {
         if self.overflow { None } else { Some(self.at) }
     }
 
+    /// Give the number of bytes written so far.
+    pub const fn written(&self) -> usize {
+        self.at
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         match self.buffer.get_mut(self.at..self.at + bytes.len()) {
             Some(place) => {
@@ -426,13 +431,14 @@ impl<'a> Encoder<'a> {
 }
 
 /// Hold a number's digits.
-struct Digits {
+pub struct Digits {
     digits: [u8; 20],
     from: usize,
 }
 
 impl Digits {
-    fn new(mut number: u64) -> Self {
+    /// Write a number.
+    pub fn new(mut number: u64) -> Self {
         let mut digits = [b'0'; 20];
         let mut from = digits.len();
         loop {
@@ -445,7 +451,8 @@ impl Digits {
         }
     }
 
-    fn as_bytes(&self) -> &[u8] {
+    /// Give them.
+    pub fn as_bytes(&self) -> &[u8] {
         &self.digits[self.from..]
     }
 }

@@ -50,6 +50,9 @@ pub mod server;
 mod sockets;
 mod spread;
 mod sync;
+mod transaction;
+mod watch;
+mod write_call;
 
 pub use client::Valkey;
 pub use connection::{Aim, Made, Settings};

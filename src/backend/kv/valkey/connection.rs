@@ -172,7 +172,7 @@ impl Connection {
     /// [`Busy`] when there is no room.
     pub fn submit(&mut self, token: Token, ask: &Ask<'_>) -> Result<(), Busy> {
         self.fresh |= self.pipe.is_empty();
-        self.pipe.submit(token, ask, self.settings.chunk)
+        self.pipe.submit(token, ask, self.settings.chunk, self.now)
     }
 
     /// Go on. True when something happened.

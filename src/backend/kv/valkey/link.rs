@@ -267,6 +267,7 @@ impl Link {
     pub fn send(&mut self, pipe: &mut Pipeline, client: &dyn Client) -> Result<bool, Trouble> {
         let mut any = false;
         loop {
+            pipe.prepare();
             let mut pieces = Pieces::default();
             pipe.outgoing(&mut pieces, client);
             let bytes = match pieces.is_empty() {

@@ -9,6 +9,7 @@
 //! Replies come in the order of the requests, so both are queues. Bytes of a WRITE are sent from the host's pages and
 //! never copied; those of a READ are received into them, but for what came together with the replies before. When the
 //! connection is lost, [`Pipeline::reset`] takes the sent mark back to the oldest call, and everything is sent again.
+//! Some WRITEs leave as one [`transaction`](super::transaction) instead of as their requests in the log.
 
 use zerocopy::FromZeros;
 
@@ -19,8 +20,11 @@ use super::reply::{self, Answer, Ask, What};
 use super::request::{FUNCTIONS, Once, VERSION_LEN};
 use super::route::Node;
 use super::spread::Near;
+use super::transaction::Transactions;
+use super::watch::Names;
 use crate::mem::{Arena, OutOfMemory, RingBuffer, fill};
 use crate::sys::tcp::Pieces;
+use crate::sys::time::Instant;
 use crate::wire::resp::{Depth, Encoder, Item, Malformed, Reader};
 
 /// Say how much memory a connection has.
@@ -30,18 +34,25 @@ pub struct Sizes {
     log: usize,
     /// Bytes that have come and are not understood. Every reply but a READ's is held whole.
     buffer: usize,
+    /// Bytes of a transaction, content not counted.
+    transaction: usize,
 }
 
 /// For everything.
 pub const FULL: Sizes = Sizes {
     log: 1 << 20,
     buffer: 256 << 10,
+    transaction: 12 << 10,
 };
 /// For requests whose replies are short: no records, no content.
 pub const SMALL: Sizes = Sizes {
     log: 4 << 10,
     buffer: 16 << 10,
+    transaction: 0,
 };
+/// Changes after which the server notes that it heard of a client; nanoseconds after which one does at the latest.
+const BATCH: u64 = 32;
+const HEARD: u64 = 3_600_000_000_000;
 /// Bytes of what is asked before calls are sent: the library, at most.
 const ASK: usize = 48 << 10;
 const _: () = assert!(FUNCTIONS.len() + 256 < ASK);
@@ -60,21 +71,24 @@ const HEAD: usize = 1 << 10;
 pub struct Call {
     pub token: u64,
     /// Its sequence number when it changes something, or zero.
-    sequence: u64,
+    pub(super) sequence: u64,
     /// First byte of content; or where a list began.
     pub start: u64,
     /// Bytes of content, keys, or most records.
     pub count: u32,
     /// Its request in the log.
-    at: u32,
-    len: u32,
+    pub(super) at: u32,
+    pub(super) len: u32,
     /// Bytes of the request before the payload, and of the payload.
-    split: u32,
-    payload: u32,
+    pub(super) split: u32,
+    pub(super) payload: u32,
     pub what: What,
     /// Every record may be followed by another, the inode that it names.
     pub follow: u8,
-    unused: [u8; 2],
+    /// It goes as part of a transaction.
+    pub(super) joined: u8,
+    /// It is asked again behind later ones.
+    pub(super) again: u8,
 }
 
 /// Where the reply to a READ stands.
@@ -118,34 +132,39 @@ impl From<Malformed> for Lost {
 
 /// Hold the calls of one connection.
 pub struct Pipeline {
-    prefix: &'static [u8],
-    log: &'static mut [u8],
+    pub(super) prefix: &'static [u8],
+    pub(super) log: &'static mut [u8],
     /// End of the newest request.
-    log_end: usize,
-    queue: RingBuffer<'static, Call>,
-    /// Calls at the front that are sent in full, and bytes of the next.
-    sent: usize,
+    pub(super) log_end: usize,
+    pub(super) queue: RingBuffer<'static, Call>,
+    pub(super) transactions: Transactions,
+    /// Calls at the front that are sent in full, and bytes of the next, or of the transaction.
+    pub(super) sent: usize,
     part: usize,
     /// Calls that were answered, and how many of all had been sent in full at some time.
-    answered: u64,
+    pub(super) answered: u64,
     ever_sent: u64,
     /// What is asked before calls are sent.
     ask: &'static mut [u8],
     ask_len: usize,
     ask_sent: usize,
     asking: bool,
-    buffer: &'static mut [u8],
-    start: usize,
-    end: usize,
+    pub(super) buffer: &'static mut [u8],
+    pub(super) start: usize,
+    pub(super) end: usize,
     content: Content,
     /// The server's words for a failure were logged.
-    complained: bool,
-    client: u64,
+    pub(super) complained: bool,
+    pub(super) client: u64,
     /// Sequence numbers: of the next change, and the lowest whose reply is wanted.
     next: u64,
-    oldest: u64,
+    pub(super) oldest: u64,
     /// The highest that the server said it did.
-    last: u64,
+    pub(super) last: u64,
+    /// Calls in the queue behind others with higher sequence numbers.
+    pub(super) disordered: u32,
+    /// When the server last noted that it heard of the client.
+    heard: Option<Instant>,
 }
 
 impl Pipeline {
@@ -161,7 +180,9 @@ impl Pipeline {
             prefix,
             log: arena.zeroed(sizes.log)?,
             log_end: 0,
-            queue: RingBuffer::new(arena.zeroed(calls as usize)?),
+            // One more than there are calls: that which watches.
+            queue: RingBuffer::new(arena.zeroed(calls as usize + 1)?),
+            transactions: Transactions::new(arena, sizes.transaction)?,
             sent: 0,
             part: 0,
             answered: 0,
@@ -179,12 +200,15 @@ impl Pipeline {
             next: 1,
             oldest: 1,
             last: 0,
+            disordered: 0,
+            heard: None,
         })
     }
 
     /// Give the bytes of arena that one needs.
     pub const fn footprint(calls: u32, sizes: Sizes) -> usize {
-        sizes.log + sizes.buffer + ASK + (calls as usize + 1) * size_of::<Call>() + 128
+        let calls = (calls as usize + 2) * size_of::<Call>();
+        sizes.log + sizes.buffer + sizes.transaction + ASK + calls + 128
     }
 
     /// Tell whether no call is under way.
@@ -240,6 +264,21 @@ impl Pipeline {
         Ok(Some(&self.buffer[start..start + len]))
     }
 
+    /// Find room in the log for so many bytes.
+    pub(super) fn place(&self, len: usize) -> Option<usize> {
+        let begin = self.queue.front().map_or(0, |oldest| oldest.at as usize);
+        let end = self.log_end;
+        if self.queue.is_empty() || end > begin {
+            let fits = self.log.len() - end >= len;
+            return if fits {
+                Some(end)
+            } else {
+                (begin > len).then_some(0)
+            };
+        }
+        (begin - 1 - end >= len).then_some(end)
+    }
+
     /// Find room in the log, and write a request there.
     fn write(&mut self, request: impl Fn(&mut Encoder<'_>)) -> Option<(usize, usize)> {
         let encode = |place: &mut [u8]| {
@@ -270,19 +309,27 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Busy`] when there is no room.
-    pub fn submit(&mut self, token: Token, ask: &Ask<'_>, chunk: u32) -> Result<(), Busy> {
-        if self.queue.is_full() {
+    pub fn submit(
+        &mut self,
+        token: Token,
+        ask: &Ask<'_>,
+        chunk: u32,
+        now: Instant,
+    ) -> Result<(), Busy> {
+        if self.queue.room() < 2 {
             return Err(Busy);
         }
         let mut call = Call::new_zeroed();
-        let once = Once {
-            client: self.client,
-            sequence: self.next,
-            ack: self.oldest,
-            sure: self.last + 1 == self.oldest,
-        };
         call.token = token.0;
         reply::expected(ask, &mut call);
+        let heard = *self.heard.get_or_insert(now);
+        let unheard = call.what.changes() && now.since(heard) > HEARD;
+        let sequence = match unheard {
+            // A change of this number has the server note that it heard of the client.
+            true => self.next.next_multiple_of(BATCH),
+            false => self.next,
+        };
+        let once = self.once(sequence);
         if matches!(call.what, What::List | What::NamedList) {
             call.count = call.count.min(LIST_MAX);
         }
@@ -301,17 +348,59 @@ impl Pipeline {
             // The end of the string stands behind it.
             (call.payload, call.split) = (payload, call.len - 2);
         }
+        let mut watch = None;
         if call.what.changes() {
-            call.sequence = self.next;
-            self.next += 1;
+            call.sequence = sequence;
+            self.next = sequence + 1;
+            let op = match *ask {
+                Ask::Op(op) => Some(op),
+                _ => None,
+            };
+            if unheard {
+                self.heard = Some(now);
+            } else {
+                call.joined = self.transactions.takes(op, chunk).into();
+            }
+            if call.joined == 0 {
+                watch = self.transactions.changes(op, chunk);
+            }
         }
         let _ = self.queue.push(call);
+        if let Some(ino) = watch {
+            self.watch(ino);
+        }
         Ok(())
     }
 
-    fn call(&self, index: usize) -> Option<&Call> {
-        let (first, second) = self.queue.slices();
-        first.get(index).or_else(|| second.get(index - first.len()))
+    /// Name a change that is sent from now on.
+    fn once(&self, sequence: u64) -> Once {
+        Once {
+            client: self.client,
+            sequence,
+            ack: self.oldest,
+            sure: self.last + 1 == self.oldest,
+        }
+    }
+
+    /// Have a file watched behind all calls so far, when there is room to ask for that.
+    fn watch(&mut self, ino: u64) {
+        let (prefix, client) = (self.prefix, self.client);
+        let request = |to: &mut Encoder<'_>| {
+            Names {
+                prefix,
+                client,
+                ino,
+            }
+            .watch_anew(to)
+        };
+        if let Some((at, len)) = self.write(request) {
+            self.log_end = at + len;
+            let mut call = Call::new_zeroed();
+            call.what = What::Watched;
+            (call.at, call.len, call.split) = (at as u32, len as u32, len as u32);
+            let _ = self.queue.push(call);
+            self.transactions.asked(ino);
+        }
     }
 
     /// Collect what is to be sent next.
@@ -321,10 +410,20 @@ impl Pipeline {
             return;
         }
         let mut skip = self.part;
-        for index in self.sent..self.queue.len() {
-            let Some(call) = self.call(index) else {
+        let mut index = self.sent;
+        while let Some(call) = self.queue.get(index) {
+            if let Some((len, count)) = self.transaction_at(index) {
+                if !self.outgoing_transaction(index, skip, pieces, client) {
+                    return;
+                }
+                skip = skip.saturating_sub(len);
+                index += count;
+                continue;
+            }
+            if call.joined != 0 && self.transactions.holds_back() {
                 return;
-            };
+            }
+            index += 1;
             let request = &self.log[call.at as usize..][..call.len as usize];
             let (head, tail) = request.split_at(call.split as usize);
             let payload = call.payload as usize;
@@ -355,17 +454,19 @@ impl Pipeline {
             return;
         }
         while bytes > 0 {
-            let Some(call) = self.call(self.sent) else {
-                return;
+            let (len, count) = match (self.transaction_at(self.sent), self.queue.get(self.sent)) {
+                (Some(transaction), _) => transaction,
+                (None, Some(call)) => ((call.len + call.payload) as usize, 1),
+                (None, None) => return,
             };
-            let left = (call.len + call.payload) as usize - self.part;
+            let left = len - self.part;
             if bytes < left {
                 self.part += bytes;
                 return;
             }
             bytes -= left;
             self.part = 0;
-            self.sent += 1;
+            self.sent += count;
         }
         self.ever_sent = self.ever_sent.max(self.answered + self.sent as u64);
     }
@@ -420,6 +521,8 @@ impl Pipeline {
             }
             let whole = match call.what {
                 What::Content => self.content(&call, chunk, client)?,
+                What::Watched => self.watched(&call)?,
+                _ if self.transaction_at(0).is_some() => self.transaction(client)?,
                 _ => self.reply(&call, client)?,
             };
             if !whole {
@@ -433,26 +536,46 @@ impl Pipeline {
     }
 
     /// End the oldest call.
-    fn finish(&mut self, call: &Call, done: bool) {
+    pub(super) fn finish(&mut self, call: &Call, done: bool) {
         self.queue.pop();
         self.answered += 1;
         self.sent = self.sent.saturating_sub(1);
-        if call.sequence != 0 {
-            self.oldest = call.sequence + 1;
-            if done {
-                self.last = call.sequence;
-            }
+        if call.joined != 0 {
+            self.transactions.left();
+        }
+        if call.sequence == 0 {
+            return;
+        }
+        self.oldest = match self.disordered {
+            0 => call.sequence + 1,
+            _ => self.lowest(),
+        };
+        self.disordered -= u32::from(call.again);
+        if done {
+            self.last = self.last.max(call.sequence);
+        }
+    }
+
+    /// Give the lowest sequence number in the queue, or the next one.
+    fn lowest(&self) -> u64 {
+        let (first, second) = self.queue.slices();
+        let numbers = first.iter().chain(second).map(|call| call.sequence);
+        let lowest = numbers.filter(|&number| number != 0).min();
+        lowest.unwrap_or(self.next)
+    }
+
+    /// Wait for the rest of a reply. What can never be held whole was not asked for.
+    pub(super) const fn more(&self) -> Result<bool, Lost> {
+        match self.end - self.start < self.buffer.len() {
+            true => Ok(false),
+            false => Err(Lost::Malformed),
         }
     }
 
     fn reply(&mut self, call: &Call, client: &mut dyn Client) -> Result<bool, Lost> {
         let bytes = &self.buffer[self.start..self.end];
         let Some(len) = whole(bytes)? else {
-            // What can never be held whole was not asked for.
-            return match bytes.len() < self.buffer.len() {
-                true => Ok(false),
-                false => Err(Lost::Malformed),
-            };
+            return self.more();
         };
         let result = match reply::understand(call, &bytes[..len], client)? {
             Answer::Done(result) => result,
@@ -540,6 +663,7 @@ impl Pipeline {
     pub fn reset(&mut self) {
         (self.sent, self.part, self.start, self.end) = (0, 0, 0, 0);
         self.content = Content::default();
+        self.transactions.reset();
         self.complained = false;
         self.asking = true;
         (self.ask_len, self.ask_sent) = (0, 0);
@@ -553,17 +677,32 @@ impl Pipeline {
                 false => Failure::Unreachable,
             };
             self.finish(&call, false);
-            client.done(Token(call.token), Err(failure));
+            match call.what {
+                What::Watched => self.transactions.unwatched(),
+                _ => client.done(Token(call.token), Err(failure)),
+            }
         }
     }
 }
 
 /// Log what a server says, once for each connection: thousands of requests may hear the same.
-fn complain(complained: &mut bool, text: &[u8]) {
+pub(super) fn complain(complained: &mut bool, text: &[u8]) {
     if !core::mem::replace(complained, true) {
         let text = kept(text.strip_prefix(b"-").unwrap_or(text).trim_ascii_end());
         crate::log::error!("valkey: the server answers: {}", text.as_str());
     }
+}
+
+/// Give the length of so many replies at the start of what has come, or nothing when they have not come in full.
+pub(super) fn lengths(bytes: &[u8], count: usize) -> Result<Option<usize>, Malformed> {
+    let mut len = 0;
+    for _ in 0..count {
+        match whole(&bytes[len..])? {
+            Some(one) => len += one,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(len))
 }
 
 /// Give the length of the reply at the start of what has come, or nothing when it has not come in full.

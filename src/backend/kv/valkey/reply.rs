@@ -43,6 +43,8 @@ pub enum What {
     Number,
     /// Numbers, each given as the place of a record.
     Groups,
+    /// What is watched from now on. Nobody else hears of it.
+    Watched,
 }
 
 /// Ask for something.

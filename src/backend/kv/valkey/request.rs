@@ -364,7 +364,7 @@ pub(super) fn expect(to: &mut Encoder<'_>, expect: Expect) {
 }
 
 /// Bytes of a patch before what it puts, compares or adds: kind, place, length.
-const PATCH_HEAD: u64 = 5;
+pub(super) const PATCH_HEAD: u64 = 5;
 
 fn patch_len(patch: &Patch<'_>) -> u64 {
     PATCH_HEAD

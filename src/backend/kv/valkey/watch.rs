@@ -1,0 +1,241 @@
+//! What a WRITE changes at the server, watched, so that the client itself can say what becomes of it.
+//!
+//! The function of a WRITE costs the server several times what the content does. So who writes to one file again and again
+//! has the server watch (WATCH) the two records that are changed, the inode and the client's own, and is told what they
+//! are. As long as nobody changes them the client knows what the function would make of them, and sends just that, as a
+//! transaction (MULTI to EXEC). The server does it when neither has changed, and nothing of it otherwise.
+//!
+//! ```text
+//!  a WRITE's function, watch ──> told ──> MULTI  SETRANGE of each WRITE  ZADD  MSET  EXEC  watch ──> told ──> ..
+//! ```
+//!
+//! The client's record keeps a result for each, as the function would have it. So what was not answered is sent again as
+//! a call of the function and is not done twice, and what a server forgot is noticed.
+//!
+//! Here is what is sent and understood; which WRITEs go this way is for [`super::transaction`].
+
+use heapless::Vec;
+
+use super::super::engine::kind;
+use super::request::{Once, VERSION_LEN};
+use super::write_call::WriteCall;
+use crate::wire::resp::{Digits, Encoder, Item, Malformed, Reader};
+
+/// Longest record of a client in bytes: some 280 results.
+const RECORD_MAX: usize = 2048;
+/// Longest stored inode in bytes.
+const INODE_MAX: usize = 256;
+/// Bytes of a client's record before its results, and of each; see the library.
+const HEAD: usize = 13;
+const EACH: usize = 7;
+/// Result 1, as it is kept.
+const ONE: [u8; EACH] = [0, 0, 0, 0, 0, 0, 2];
+/// Where a client's record has the lowest sequence number whose result is wanted.
+const FROM: core::ops::Range<usize> = 3..8;
+
+/// The two records, as they are at the server.
+#[derive(Default)]
+pub struct Told {
+    record: Vec<u8, RECORD_MAX>,
+    inode: Vec<u8, INODE_MAX>,
+}
+
+impl Told {
+    /// Do to both what the function of a WRITE would. False, and nothing has changed, when only the server can say what
+    /// that is.
+    pub fn write(&mut self, once: &Once, write: &WriteCall<'_>) -> bool {
+        let Some((version, value)) = self.inode.split_first_chunk_mut::<VERSION_LEN>() else {
+            return false;
+        };
+        let found = Some((u64::from_be_bytes(*version), &*value));
+        if !write.expect.holds(found) || !ended(&mut self.record, once) {
+            return false;
+        }
+        // Who made it, and with which number.
+        version[..3].copy_from_slice(&self.record[..3]);
+        version[3..].copy_from_slice(&once.sequence.to_be_bytes()[3..]);
+        write.patches().for_each(|patch| patch.apply(value));
+        true
+    }
+}
+
+/// Read the number at these five bytes.
+fn number(record: &[u8]) -> u64 {
+    record[FROM]
+        .iter()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// Note in a client's record that a change was made; as `ended` of the library does, but for what is out of order or lost.
+fn ended(record: &mut Vec<u8, RECORD_MAX>, once: &Once) -> bool {
+    if record.len() < HEAD {
+        return false;
+    }
+    let from = number(record);
+    let first = from.saturating_sub(1);
+    let next = once.ack.max(from).saturating_sub(1);
+    let results = (record.len() - HEAD) / EACH;
+    let (Ok(dropped), Ok(place)) = (
+        usize::try_from(next - first),
+        usize::try_from(once.sequence.wrapping_sub(next)),
+    ) else {
+        return false;
+    };
+    let kept = results.saturating_sub(dropped);
+    let in_order = once.sequence >= once.ack.max(from) && place >= kept;
+    if !in_order || HEAD + (place + 1) * EACH > RECORD_MAX {
+        return false;
+    }
+    // The number before is answered, so its result is here; or the server has lost it, and is to find that.
+    let before = HEAD + dropped * EACH;
+    let known = (record.get(before..before + EACH)).is_some_and(|result| result != [0; EACH]);
+    if once.ack > from && once.sure && next > 0 && !known {
+        return false;
+    }
+    if kept > 0 {
+        record.copy_within(before.., HEAD);
+    }
+    record.truncate(HEAD + kept * EACH);
+    let fits =
+        record.resize(HEAD + place * EACH, 0).is_ok() && record.extend_from_slice(&ONE).is_ok();
+    debug_assert!(fits, "its length was looked at");
+    record[FROM].copy_from_slice(&once.ack.max(from).to_be_bytes()[3..]);
+    true
+}
+
+/// Name what is watched, and whose.
+pub struct Names<'a> {
+    /// The volume's.
+    pub prefix: &'a [u8],
+    /// The client's number.
+    pub client: u64,
+    pub ino: u64,
+}
+
+impl Names<'_> {
+    fn record(&self, to: &mut Encoder<'_>) {
+        let client = Digits::new(self.client);
+        let client = client.as_bytes();
+        to.announce((self.prefix.len() + 1 + client.len()) as u64);
+        to.part(self.prefix).part(b"s").part(client).end();
+    }
+
+    /// A key of the inode's: kind, number, and what comes behind that.
+    fn key(&self, to: &mut Encoder<'_>, kind: u8, tail: &[u8]) {
+        to.announce((self.prefix.len() + 9 + tail.len()) as u64);
+        to.part(self.prefix).part(&[kind]);
+        to.part(&self.ino.to_be_bytes()).part(tail).end();
+    }
+
+    /// Write the requests to watch both records from now on, and to tell them. Each of [`WATCH`] has a reply.
+    ///
+    /// They come where nothing is watched by this connection: behind a transaction, or behind UNWATCH.
+    fn watch(&self, to: &mut Encoder<'_>) {
+        for command in [&b"WATCH"[..], b"MGET"] {
+            to.request(3).bytes(command);
+            self.record(to);
+            self.key(to, kind::INODE, &[]);
+        }
+    }
+
+    /// Write the requests to watch, whatever was watched before. Their replies are one and those to [`Self::watch`].
+    pub fn watch_anew(&self, to: &mut Encoder<'_>) {
+        to.request(1).bytes(b"UNWATCH");
+        self.watch(to);
+    }
+
+    /// Write the request for content, but for the bytes themselves, which come behind, and the end of a string.
+    pub fn content(&self, to: &mut Encoder<'_>, index: u32, inside: u32, len: u32) {
+        to.request(4).bytes(b"SETRANGE");
+        self.key(to, kind::CHUNK, &index.to_be_bytes());
+        to.number(inside.into()).announce(len.into());
+    }
+
+    /// Write the end of a transaction: which chunks there are, but for the first; what the records become; and to watch.
+    pub fn end(&self, to: &mut Encoder<'_>, chunks: &[u32], told: &Told) {
+        if !chunks.is_empty() {
+            to.request(2 + 2 * chunks.len() as u32).bytes(b"ZADD");
+            self.key(to, kind::CHUNK, &[]);
+            for &index in chunks {
+                to.number(index.into()).number(index.into());
+            }
+        }
+        to.request(5).bytes(b"MSET");
+        self.record(to);
+        to.bytes(&told.record);
+        self.key(to, kind::INODE, &[]);
+        to.bytes(&told.inode);
+        to.request(1).bytes(b"EXEC");
+        self.watch(to);
+    }
+}
+
+/// Say what became of a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// All of it is done.
+    Done,
+    /// A record has changed, so nothing is.
+    Raced,
+    /// The server refused it, so nothing is.
+    Refused,
+    /// It was done in part: what is at the server is not what should be.
+    Broken,
+}
+
+/// Understand the replies to a transaction of so many requests, to EXEC the last. They have come in full.
+pub fn outcome(reader: &mut Reader<'_>, requests: usize) -> Result<Outcome, Malformed> {
+    // Each says that it is put off, or why not.
+    for _ in 0..=requests {
+        simple(reader)?;
+    }
+    match reader.item()?.ok_or(Malformed)? {
+        Item::Null => Ok(Outcome::Raced),
+        Item::Error(_) => Ok(Outcome::Refused),
+        Item::Array(count) if count == requests as u64 => {
+            let mut outcome = Outcome::Done;
+            for _ in 0..count {
+                match reader.item()?.ok_or(Malformed)? {
+                    Item::Integer(_) | Item::Simple(_) => {}
+                    Item::Error(_) => outcome = Outcome::Broken,
+                    _ => return Err(Malformed),
+                }
+            }
+            Ok(outcome)
+        }
+        _ => Err(Malformed),
+    }
+}
+
+/// Tell whether the next reply is no error.
+pub fn simple(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
+    match reader.item()?.ok_or(Malformed)? {
+        Item::Simple(_) => Ok(true),
+        Item::Error(_) => Ok(false),
+        _ => Err(Malformed),
+    }
+}
+
+/// Number of replies to [`Names::watch`].
+pub const WATCH: usize = 2;
+
+/// Understand the replies to [`Names::watch`]. Nothing when the server does not watch, or there is nothing, or more than is kept.
+pub fn told(reader: &mut Reader<'_>) -> Result<Option<Told>, Malformed> {
+    let watches = simple(reader)?;
+    let Item::Array(2) = reader.item()?.ok_or(Malformed)? else {
+        return Ok(None);
+    };
+    let mut string = || match reader.item()?.ok_or(Malformed)? {
+        Item::Null => Ok(None),
+        Item::Bulk(len) => reader.body(len)?.ok_or(Malformed).map(Some),
+        _ => Err(Malformed),
+    };
+    let (record, inode) = (string()?, string()?);
+    Ok((|| {
+        Some(Told {
+            record: Vec::from_slice(record?).ok()?,
+            inode: Vec::from_slice(inode?).ok()?,
+        })
+        .filter(|_| watches)
+    })())
+}
