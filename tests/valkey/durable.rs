@@ -26,7 +26,7 @@ fn open(place: &Place, durability: Durability) -> Result<Host<Valkey>, String> {
 }
 
 /// Give how often the server was asked for a command.
-fn calls(server: &Server, command: &str) -> u64 {
+pub fn calls(server: &Server, command: &str) -> u64 {
     let Reply::Bytes(report) = server.connect().ask(&[b"INFO", b"commandstats"]) else {
         panic!("no report");
     };

@@ -16,7 +16,8 @@ use crate::cluster::{Cluster, PRIMARIES};
 use crate::proxy::Proxy;
 use crate::server::{KINDS, Reply, Server};
 
-const CHUNK: u32 = 4096;
+/// Size of chunks in bytes.
+pub const CHUNK: u32 = 4096;
 
 /// Say how to reach a volume.
 pub fn config<'a>(place: &'a Place, volume: &'a str) -> Config<'a> {

@@ -21,6 +21,7 @@ mod spread;
 mod suite;
 #[cfg(feature = "tls")]
 mod tls;
+mod together;
 mod tree;
 #[path = "../kv/xattr.rs"]
 mod xattr;

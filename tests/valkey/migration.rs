@@ -33,7 +33,7 @@ pub struct Move<'a> {
 
 impl<'a> Move<'a> {
     /// Tell both nodes.
-    fn begin(cluster: &'a Cluster, from: usize, to: usize) -> Self {
+    pub fn begin(cluster: &'a Cluster, from: usize, to: usize) -> Self {
         Self::begin_of(cluster, "v", from, to)
     }
 
