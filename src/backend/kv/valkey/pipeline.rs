@@ -391,7 +391,7 @@ impl Pipeline {
                 client,
                 ino,
             }
-            .watch_anew(to)
+            .watch(to)
         };
         if let Some((at, len)) = self.write(request) {
             self.log_end = at + len;

@@ -151,15 +151,14 @@ impl Transactions {
         self.settle();
     }
 
-    fn tell(&mut self, told: Option<Told>) {
-        match told {
-            Some(told) if self.state == State::Asked => {
-                (self.told, self.state) = (told, State::Told);
-                self.settle();
-            }
-            Some(_) => self.settle(),
-            None => self.failed(REFUSED),
+    /// Note whether it is told what is there.
+    fn tells(&mut self, told: bool) {
+        match (told, self.state) {
+            (true, State::Asked) => self.state = State::Told,
+            (true, _) => {}
+            (false, _) => return self.failed(REFUSED),
         }
+        self.settle();
     }
 
     /// Note that the connection is lost.
@@ -304,12 +303,12 @@ impl Pipeline {
         };
         let (count, requests) = (group.cuts.len(), group.requests);
         let bytes = &self.buffer[self.start..self.end];
-        let Some(len) = lengths(bytes, requests + 2 + watch::WATCH)? else {
+        let Some(len) = lengths(bytes, requests + watch::BESIDE)? else {
             return self.more();
         };
         let mut reader = Reader::new(&bytes[..len]);
         let outcome = watch::outcome(&mut reader, requests)?;
-        let told = watch::told(&mut reader)?;
+        let told = self.transactions.told.watched_again(&mut reader)?;
         let result = match outcome {
             Outcome::Done => Ok(Done::Done),
             Outcome::Broken => {
@@ -321,7 +320,7 @@ impl Pipeline {
         };
         self.start += len;
         self.transactions.group = None;
-        self.transactions.tell(told);
+        self.transactions.tells(told);
         for _ in 0..count {
             if let Some(call) = self.queue.front() {
                 self.finish(&call, result.is_ok());
@@ -356,15 +355,14 @@ impl Pipeline {
     /// Take the replies of a watch, when all have come.
     pub fn watched(&mut self, call: &Call) -> Result<bool, Lost> {
         let bytes = &self.buffer[self.start..self.end];
-        let Some(len) = lengths(bytes, 1 + watch::WATCH)? else {
+        let Some(len) = lengths(bytes, watch::WATCH)? else {
             return self.more();
         };
         let mut reader = Reader::new(&bytes[..len]);
-        let unwatched = watch::simple(&mut reader)?;
-        let told = watch::told(&mut reader)?.filter(|_| unwatched);
+        let told = self.transactions.told.watched(&mut reader)?;
         self.start += len;
         self.transactions.unwatched();
-        self.transactions.tell(told);
+        self.transactions.tells(told);
         self.finish(call, false);
         Ok(true)
     }

@@ -1,9 +1,10 @@
 //! What a WRITE changes at the server, watched, so that the client itself can say what becomes of it.
 //!
-//! The function of a WRITE costs the server several times what the content does. So who writes to one file again and again
-//! has the server watch (WATCH) the two records that are changed, the inode and the client's own, and is told what they
-//! are. As long as nobody changes them the client knows what the function would make of them, and sends just that, as a
-//! transaction (MULTI to EXEC). The server does it when neither has changed, and nothing of it otherwise.
+//! The function of a WRITE costs the server several times what the content does. It changes two records: the client's own,
+//! which only that client's calls change, and the inode. So who writes to one file again and again has the server watch the
+//! inode (WATCH), and is told what both are. As long as nobody changes it the client knows what the function would make of
+//! them, and sends just that, as a transaction (MULTI to EXEC). The server does it when the inode is as it was, and nothing
+//! of it otherwise.
 //!
 //! ```text
 //!  a WRITE's function, watch ──> told ──> MULTI  SETRANGE of each WRITE  ZADD  MSET  EXEC  watch ──> told ──> ..
@@ -127,21 +128,15 @@ impl Names<'_> {
         to.part(&self.ino.to_be_bytes()).part(tail).end();
     }
 
-    /// Write the requests to watch both records from now on, and to tell them. Each of [`WATCH`] has a reply.
-    ///
-    /// They come where nothing is watched by this connection: behind a transaction, or behind UNWATCH.
-    fn watch(&self, to: &mut Encoder<'_>) {
-        for command in [&b"WATCH"[..], b"MGET"] {
-            to.request(3).bytes(command);
-            self.record(to);
-            self.key(to, kind::INODE, &[]);
-        }
-    }
-
-    /// Write the requests to watch, whatever was watched before. Their replies are one and those to [`Self::watch`].
-    pub fn watch_anew(&self, to: &mut Encoder<'_>) {
+    /// Write the requests to watch the inode from now on, whatever was watched before, and to tell both records. Each of
+    /// [`WATCH`] has a reply.
+    pub fn watch(&self, to: &mut Encoder<'_>) {
         to.request(1).bytes(b"UNWATCH");
-        self.watch(to);
+        to.request(2).bytes(b"WATCH");
+        self.key(to, kind::INODE, &[]);
+        to.request(3).bytes(b"MGET");
+        self.record(to);
+        self.key(to, kind::INODE, &[]);
     }
 
     /// Write the request for content, but for the bytes themselves, which come behind, and the end of a string.
@@ -151,7 +146,8 @@ impl Names<'_> {
         to.number(inside.into()).announce(len.into());
     }
 
-    /// Write the end of a transaction: which chunks there are, but for the first; what the records become; and to watch.
+    /// Write the end of a transaction: which chunks there are, but for the first; what the records become; and to watch the
+    /// inode again, and tell it.
     pub fn end(&self, to: &mut Encoder<'_>, chunks: &[u32], told: &Told) {
         if !chunks.is_empty() {
             to.request(2 + 2 * chunks.len() as u32).bytes(b"ZADD");
@@ -166,7 +162,11 @@ impl Names<'_> {
         self.key(to, kind::INODE, &[]);
         to.bytes(&told.inode);
         to.request(1).bytes(b"EXEC");
-        self.watch(to);
+        // That ended the watch. Before the next one somebody may come between.
+        for command in [&b"WATCH"[..], b"GET"] {
+            to.request(2).bytes(command);
+            self.key(to, kind::INODE, &[]);
+        }
     }
 }
 
@@ -208,7 +208,7 @@ pub fn outcome(reader: &mut Reader<'_>, requests: usize) -> Result<Outcome, Malf
 }
 
 /// Tell whether the next reply is no error.
-pub fn simple(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
+fn simple(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
     match reader.item()?.ok_or(Malformed)? {
         Item::Simple(_) => Ok(true),
         Item::Error(_) => Ok(false),
@@ -216,26 +216,41 @@ pub fn simple(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
     }
 }
 
-/// Number of replies to [`Names::watch`].
-pub const WATCH: usize = 2;
-
-/// Understand the replies to [`Names::watch`]. Nothing when the server does not watch, or there is nothing, or more than is kept.
-pub fn told(reader: &mut Reader<'_>) -> Result<Option<Told>, Malformed> {
-    let watches = simple(reader)?;
-    let Item::Array(2) = reader.item()?.ok_or(Malformed)? else {
-        return Ok(None);
-    };
-    let mut string = || match reader.item()?.ok_or(Malformed)? {
-        Item::Null => Ok(None),
-        Item::Bulk(len) => reader.body(len)?.ok_or(Malformed).map(Some),
+/// Take a record. False when there is none, or it is longer than what is kept.
+fn take<const N: usize>(
+    reader: &mut Reader<'_>,
+    record: &mut Vec<u8, N>,
+) -> Result<bool, Malformed> {
+    record.clear();
+    match reader.item()?.ok_or(Malformed)? {
+        Item::Null | Item::Error(_) => Ok(false),
+        Item::Bulk(len) => {
+            let bytes = reader.body(len)?.ok_or(Malformed)?;
+            Ok(record.extend_from_slice(bytes).is_ok())
+        }
         _ => Err(Malformed),
-    };
-    let (record, inode) = (string()?, string()?);
-    Ok((|| {
-        Some(Told {
-            record: Vec::from_slice(record?).ok()?,
-            inode: Vec::from_slice(inode?).ok()?,
+    }
+}
+
+/// Number of replies to [`Names::watch`]; and to a transaction, beside one to each request.
+pub const WATCH: usize = 3;
+pub const BESIDE: usize = 4;
+
+impl Told {
+    /// Understand the replies to [`Names::watch`]. False when the server does not watch or tell.
+    pub fn watched(&mut self, reader: &mut Reader<'_>) -> Result<bool, Malformed> {
+        let watched = simple(reader)? & simple(reader)?;
+        Ok(match reader.item()?.ok_or(Malformed)? {
+            Item::Array(2) => {
+                take(reader, &mut self.record)? & take(reader, &mut self.inode)? & watched
+            }
+            Item::Error(_) => false,
+            _ => return Err(Malformed),
         })
-        .filter(|_| watches)
-    })())
+    }
+
+    /// Understand the replies to what is behind EXEC. False as before.
+    pub fn watched_again(&mut self, reader: &mut Reader<'_>) -> Result<bool, Malformed> {
+        Ok(simple(reader)? & take(reader, &mut self.inode)?)
+    }
 }
