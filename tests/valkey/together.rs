@@ -248,6 +248,35 @@ fn writes_of_one_file_go_without_a_function_and_together() {
 }
 
 #[test]
+fn what_is_kept_is_what_the_function_would_keep() {
+    for kind in KINDS {
+        let kept = [&b"+@all"[..], b"-multi"].map(|may| {
+            let server = Server::start(kind, &[]);
+            let mut connection = server.connect();
+            connection.ask(&[b"ACL", b"SETUSER", b"default", may]);
+            let mut writer = Writer::first(attach(&server.place(), "v"));
+            writer.write(100, 1, Failure::Broken);
+            let inode = connection.ask(&[b"GET", &[&b"{v}\0"[..], &INO.to_be_bytes()].concat()]);
+            let Reply::Elements(keys) = connection.ask(&[b"KEYS", b"{v}s*"]) else {
+                panic!("no keys");
+            };
+            // Who opened the volume has one, too.
+            let mut records: Vec<_> = (keys.iter())
+                .map(|key| match key {
+                    Reply::Bytes(key) => connection.ask(&[b"GET", key]),
+                    other => panic!("{other:?}"),
+                })
+                .map(|record| format!("{record:?}"))
+                .collect();
+            records.sort();
+            (calls(&server, "multi") > 0, inode, records)
+        });
+        assert_eq!((kept[0].0, kept[1].0), (true, false), "{kind}");
+        assert_eq!((&kept[0].1, &kept[0].2), (&kept[1].1, &kept[1].2), "{kind}");
+    }
+}
+
+#[test]
 fn who_comes_between_is_not_written_over_and_costs_nothing_but_time() {
     for kind in KINDS {
         let server = Server::start(kind, &[]);
@@ -373,28 +402,33 @@ fn a_server_that_is_full_refuses_each_and_does_none() {
 
 #[test]
 fn who_may_call_functions_only_writes_with_them() {
-    let server = Server::start(KINDS[0], &[]);
-    let user: [&[u8]; 9] = [
-        b"ACL", b"SETUSER", b"default", b"on", b"nopass", b"~*", b"+@all", b"-multi", b"-watch",
-    ];
-    assert_eq!(server.connect().ask(&user), Reply::Simple(b"OK".into()));
-    let mut writer = Writer::first(attach(&server.place(), "v"));
-    for depth in [1, 8] {
-        writer.write(500, depth, Failure::Broken);
+    for forbidden in ["-multi", "-exec", "-watch", "-setrange", "-mset"] {
+        let server = Server::start(KINDS[0], &[]);
+        let may = |what: &[u8]| {
+            let words: [&[u8]; 4] = [b"ACL", b"SETUSER", b"default", what];
+            assert_eq!(server.connect().ask(&words), Reply::Simple(b"OK".into()));
+        };
+        let mut writer = Writer::first(attach(&server.place(), "v"));
+        // What a function does is not asked after.
+        let by_function = !matches!(forbidden, "-setrange" | "-mset");
+        if by_function {
+            may(forbidden.as_bytes());
+        }
+        for depth in [1, 8] {
+            writer.write(500, depth, Failure::Broken);
+        }
+        writer.is_there(1000);
+        // Somebody takes it away under way.
+        may(b"+@all");
+        writer.write(5000, 8, Failure::Broken);
+        may(forbidden.as_bytes());
+        if by_function {
+            writer.write(100, 8, Failure::Broken);
+            writer.is_there(6100);
+        } else {
+            assert_eq!(writer.write(100, 8, Failure::Broken), 0, "{forbidden}");
+        }
     }
-    writer.is_there(1000);
-    // And once somebody takes that away under way.
-    let may = [&user[..7], &[b"+@all"]].concat();
-    assert_eq!(server.connect().ask(&may), Reply::Simple(b"OK".into()));
-    let mut writer = Writer::new(attach(&server.place(), "w"));
-    writer
-        .transact(&[Write::Put(Key::Inode(INO), &[0; 24])])
-        .unwrap();
-    writer.write(100, 8, Failure::Broken);
-    assert!(done(&server)[1] > 5);
-    assert_eq!(server.connect().ask(&user), Reply::Simple(b"OK".into()));
-    writer.write(100, 8, Failure::Broken);
-    writer.is_there(200);
 }
 
 #[test]

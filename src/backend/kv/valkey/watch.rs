@@ -130,8 +130,13 @@ impl Names<'_> {
 
     /// Write the requests to watch the inode from now on, whatever was watched before, and to tell both records. Each of
     /// [`WATCH`] has a reply.
+    ///
+    /// First a transaction of nothing: were MULTI refused, as a user may be forbidden it, what comes behind it would be done at
+    /// once; and were EXEC, all would be put off for ever, but for DISCARD.
     pub fn watch(&self, to: &mut Encoder<'_>) {
-        to.request(1).bytes(b"UNWATCH");
+        for command in [&b"UNWATCH"[..], b"MULTI", b"EXEC", b"DISCARD"] {
+            to.request(1).bytes(command);
+        }
         to.request(2).bytes(b"WATCH");
         self.key(to, kind::INODE, &[]);
         to.request(3).bytes(b"MGET");
@@ -233,13 +238,17 @@ fn take<const N: usize>(
 }
 
 /// Number of replies to [`Names::watch`]; and to a transaction, beside one to each request.
-pub const WATCH: usize = 3;
+pub const WATCH: usize = 6;
 pub const BESIDE: usize = 4;
 
 impl Told {
     /// Understand the replies to [`Names::watch`]. False when the server does not watch or tell.
     pub fn watched(&mut self, reader: &mut Reader<'_>) -> Result<bool, Malformed> {
-        let watched = simple(reader)? & simple(reader)?;
+        let multi = simple(reader)? & simple(reader)?;
+        let exec = reader.item()?.ok_or(Malformed)? == Item::Array(0);
+        // Nothing is there to discard when EXEC was done.
+        let discard = simple(reader)?;
+        let watched = simple(reader)? & multi & exec & !discard;
         Ok(match reader.item()?.ok_or(Malformed)? {
             Item::Array(2) => {
                 take(reader, &mut self.record)? & take(reader, &mut self.inode)? & watched
@@ -252,5 +261,133 @@ impl Told {
     /// Understand the replies to what is behind EXEC. False as before.
     pub fn watched_again(&mut self, reader: &mut Reader<'_>) -> Result<bool, Malformed> {
         Ok(simple(reader)? & take(reader, &mut self.inode)?)
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    /// A record of client 5 with these results, of which the first is that of the number before `from`.
+    fn record(from: u64, results: &[u8]) -> Vec<u8, RECORD_MAX> {
+        let mut record = Vec::new();
+        record.extend_from_slice(&[0, 0, 5]).unwrap();
+        record.extend_from_slice(&from.to_be_bytes()[3..]).unwrap();
+        record.extend_from_slice(&[0; 5]).unwrap();
+        for &result in results {
+            record
+                .extend_from_slice(&[0, 0, 0, 0, 0, 0, result])
+                .unwrap();
+        }
+        record
+    }
+
+    const fn once(sequence: u64, ack: u64) -> Once {
+        Once {
+            client: 7,
+            sequence,
+            ack,
+            sure: true,
+        }
+    }
+
+    #[test]
+    fn a_record_becomes_what_the_function_would_make_of_it() {
+        for (from, results, sequence, ack, then_from, then) in [
+            // One after another: the one before stays.
+            (3, &[2, 2][..], 4, 4, 4, &[2, 2][..]),
+            (0, &[0, 2], 2, 2, 2, &[2, 2]),
+            // Several under way.
+            (3, &[2, 2], 4, 3, 3, &[2, 2, 2]),
+            (3, &[2, 2, 2, 1], 6, 5, 5, &[2, 1, 2]),
+            // Numbers that were left out.
+            (3, &[2, 2], 32, 4, 4, &[&[2][..], &[0; 28], &[2]].concat()),
+        ] {
+            let mut found = record(from, results);
+            assert!(ended(&mut found, &once(sequence, ack)), "{sequence}");
+            assert_eq!(found, record(then_from, then), "{sequence}");
+        }
+    }
+
+    #[test]
+    fn what_only_the_server_can_say_changes_nothing() {
+        for (before, once) in [
+            // Done already, or out of order.
+            (record(3, &[2, 2, 2]), once(4, 3)),
+            (record(3, &[2, 2, 2]), once(3, 3)),
+            // Given up long ago.
+            (record(9, &[2]), once(8, 9)),
+            (record(9, &[2]), once(10, 11)),
+            // The server does not have what it answered.
+            (record(3, &[2]), once(6, 6)),
+            (record(3, &[2, 0]), once(4, 4)),
+            // More results than are kept.
+            (record(3, &[2, 2]), once(400, 4)),
+            // No record.
+            (Vec::from_slice(&[0; 12]).unwrap(), once(1, 1)),
+        ] {
+            let mut found = before.clone();
+            assert!(!ended(&mut found, &once), "{once:?}");
+            assert_eq!(found, before, "{once:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_answers_is_understood_or_refused() {
+        for (bytes, wanted) in [
+            (
+                &b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:9\r\n+OK\r\n"[..],
+                Ok(Outcome::Done),
+            ),
+            (b"+OK\r\n+QUEUED\r\n+QUEUED\r\n_\r\n", Ok(Outcome::Raced)),
+            (
+                b"+OK\r\n+QUEUED\r\n-OOM no\r\n-EXECABORT no\r\n",
+                Ok(Outcome::Refused),
+            ),
+            (b"-NOPERM\r\n:1\r\n", Err(Malformed)),
+            (
+                b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:9\r\n-ERR\r\n",
+                Ok(Outcome::Broken),
+            ),
+            (b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*1\r\n:9\r\n", Err(Malformed)),
+            (b"+OK\r\n+QUEUED\r\n", Err(Malformed)),
+        ] {
+            assert_eq!(outcome(&mut Reader::new(bytes), 2), wanted);
+        }
+        let mut told = Told::default();
+        const MAY: &str = "+OK\r\n+OK\r\n*0\r\n-ERR no MULTI\r\n";
+        const BOTH: &str = "*2\r\n$3\r\nabc\r\n$2\r\nde\r\n";
+        for (may, watch, both, wanted) in [
+            (MAY, "+OK\r\n", BOTH, Ok(true)),
+            (MAY, "+OK\r\n", "*2\r\n$3\r\nabc\r\n_\r\n", Ok(false)),
+            (MAY, "-NOPERM\r\n", BOTH, Ok(false)),
+            (MAY, "+OK\r\n", "-MOVED 1 a:1\r\n", Ok(false)),
+            (MAY, "+OK\r\n", "*3\r\n", Err(Malformed)),
+            (MAY, "+OK\r\n", "*2\r\n:3\r\n", Err(Malformed)),
+            // MULTI is forbidden, or EXEC.
+            (
+                "+OK\r\n-NOPERM\r\n-ERR\r\n-ERR\r\n",
+                "+OK\r\n",
+                BOTH,
+                Ok(false),
+            ),
+            (
+                "+OK\r\n+OK\r\n-NOPERM\r\n+OK\r\n",
+                "+OK\r\n",
+                BOTH,
+                Ok(false),
+            ),
+        ] {
+            let bytes = [may, watch, both].concat();
+            let found = told.watched(&mut Reader::new(bytes.as_bytes()));
+            assert_eq!(found, wanted, "{bytes}");
+        }
+        assert_eq!(
+            told.watched_again(&mut Reader::new(b"+OK\r\n$1\r\nx\r\n")),
+            Ok(true)
+        );
+        // Longer than an inode is.
+        let long = [&b"+OK\r\n$300\r\n"[..], &[b'x'; 300], b"\r\n"].concat();
+        assert_eq!(told.watched_again(&mut Reader::new(&long)), Ok(false));
     }
 }
