@@ -99,8 +99,13 @@ impl Bench {
 
     /// Give the number of the file that a CREATE opened.
     fn opened(&self, slot: u64) -> u64 {
+        self.replied(slot, size_of::<EntryOut>())
+    }
+
+    /// Give a number of the last reply's body.
+    pub(super) fn replied(&self, slot: u64, at: usize) -> u64 {
         let mut bytes = [0; 8];
-        let at = (BUFFERS + slot * STRIDE + 2064) as usize + size_of::<EntryOut>();
+        let at = (BUFFERS + slot * STRIDE + 2064) as usize + at;
         // SAFETY: the reply is in the bench's own memory.
         unsafe {
             bytes

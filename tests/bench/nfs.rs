@@ -38,7 +38,8 @@ const MACHINE: Credentials = Credentials::Sys {
     group: None,
 };
 
-fn config(port: u16) -> Config {
+/// Say how to reach the server at a port of this machine.
+pub fn config(port: u16) -> Config {
     Config {
         servers: vec!["127.0.0.1".into()],
         port,

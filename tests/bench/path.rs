@@ -6,12 +6,16 @@
 //! DPFS_BENCH_ONLY=valkey cargo bench --bench path  and to a Valkey server of its own, beside a bare client
 //! DPFS_BENCH_ONLY=names cargo bench --bench path   a directory of a million names, in both key-value engines
 //! DPFS_BENCH_ONLY=nfs cargo bench --bench path     and to an NFS server of its own, beside a bare client and libnfs
+//! DPFS_BENCH_ONLY=whole cargo bench --bench path   whole files of 4 KiB by every engine
 //! tests/bench/instructions                         instructions per request, by callgrind
 //! ```
 //!
 //! Driver and device take turns in one thread: `DEPTH` requests are made available, served in one round, reaped. The
 //! device's part is [`serve`], which callgrind singles out; the time printed is of both parts.
 
+#[expect(dead_code, reason = "the engine's own tests use all of it")]
+#[path = "../valkey/cluster.rs"]
+mod cluster;
 #[expect(dead_code, reason = "the backend's own tests use all of it")]
 #[path = "../nfs/fake/mod.rs"]
 mod fake;
@@ -22,12 +26,16 @@ mod nfs;
 #[expect(dead_code, reason = "the backend's own tests use all of it")]
 #[path = "../nfs/server.rs"]
 mod nfs_server;
+#[expect(dead_code, reason = "the engine's own tests use all of it")]
+#[path = "../ramcloud/fake.rs"]
+mod played;
 mod rates;
 #[expect(dead_code, reason = "the engine's own tests use all of it")]
 #[path = "../valkey/server.rs"]
 mod server;
 mod stages;
 mod valkey;
+mod whole;
 
 use std::time::Instant as Clock;
 
@@ -312,6 +320,7 @@ fn main() {
         "valkey" => valkey::run(),
         "names" => names::run(),
         "nfs" => nfs::run(),
+        "whole" => whole::run(),
         _ => {}
     }
     if !only.is_empty() {

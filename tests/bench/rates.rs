@@ -124,7 +124,7 @@ impl Bench {
     pub fn keep(
         &mut self,
         depth: usize,
-        mut next: impl FnMut(&Self, u64) -> Option<Vec<Buffer>>,
+        mut next: impl FnMut(&mut Self, u64) -> Option<Vec<Buffer>>,
     ) -> Vec<f32> {
         let mut heads = vec![None; 1 << 16];
         let mut free: Vec<u64> = (0..depth as u64).collect();
