@@ -25,7 +25,7 @@ mod valkey;
 
 use std::time::Duration;
 
-use boot::{Guest, end, turn};
+use boot::{Guest, alone, end, turn};
 use daemon::{Daemon, wait_for};
 use knfsd::Knfsd;
 use nfs::{Ganesha, Manner};
@@ -218,7 +218,7 @@ fn every_cache_mode_keeps_data_whole() {
 
 #[test]
 fn two_queues_of_a_qemu_guest_are_used() {
-    let _turn = turn();
+    let _turn = alone();
     let daemon = Daemon::local(2, "");
     let console = QEMU.run(&daemon, "mq", &["queues=2"]);
     assert_eq!(number(&console, "mq", "used"), 2);
@@ -227,7 +227,7 @@ fn two_queues_of_a_qemu_guest_are_used() {
 
 #[test]
 fn a_guest_that_is_killed_leaves_nothing_and_the_next_one_mounts() {
-    let _turn = turn();
+    let _turn = alone();
     for guest in [UML, QEMU] {
         let daemon = Daemon::local(guest.cpus, "");
         let mut boot = guest.spawn(&daemon, "hold", &["files=500"]);

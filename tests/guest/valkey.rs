@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::boot::{end, turn};
+use crate::boot::{alone, end, turn};
 use crate::cluster::Cluster;
 use crate::daemon::{Daemon, wait_for};
 use crate::server::Server;
@@ -86,7 +86,7 @@ fn a_cluster_works() {
 
 #[test]
 fn a_source_tree_in_a_cluster_whose_primaries_are_killed_is_whole() {
-    let _turn = turn();
+    let _turn = alone();
     let mut cluster = Cluster::start("valkey", &[]);
     let daemon = Daemon::cluster(&cluster.places(), ", durability = \"replicas:1\"");
     let done = AtomicBool::new(false);
