@@ -8,14 +8,14 @@ use crate::daemon::{Daemon, rig};
 /// Which tests may run at the same time.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-/// Wait for the turn of a test with one guest of one CPU: there are as many at a time as the test runner has threads,
-/// which is one for each core. Such a guest and its daemon take turns, and together rarely use more than a core.
+/// Wait for the turn of a test with one guest. There are as many at a time as the test runner has threads, which is one
+/// for each core: a guest and its daemon mostly wait for each other, and together use less than a core.
 pub fn turn() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Wait for the turn of a test that wants the machine for itself: one with more than one guest or CPU, or whose servers
-/// take a slow peer for a dead one.
+/// Wait for the turn of a test that wants the machine for itself: it has two guests, or its servers take a slow peer for
+/// a dead one.
 pub fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,13 +1,13 @@
 //! Guests on a function of the emulated DPU: the SNAP HAL with its shim, from a real kernel's driver down to the backend.
 
-use crate::boot::{alone, end, turn};
+use crate::boot::{end, turn};
 use crate::daemon::{Daemon, wait_for};
-use crate::{QEMU, UML, nothing_is_held, number, works_on};
+use crate::{QEMU, SOME, UML, nothing_is_held, number, works_on};
 
 #[test]
 fn a_guest_works_on_a_function() {
     let _turn = turn();
-    works_on(UML, Daemon::snap(1, "local"), &[]);
+    works_on(Daemon::snap(1, "local"), SOME, &[]);
 }
 
 #[test]
@@ -21,7 +21,7 @@ fn a_guest_works_on_a_function_with_the_embedded_engine() {
 
 #[test]
 fn both_queues_of_a_function_are_used() {
-    let _turn = alone();
+    let _turn = turn();
     let daemon = Daemon::snap(2, "local");
     let console = QEMU.run(&daemon, "mq", &["queues=2"]);
     assert_eq!(number(&console, "mq", "used"), 2);

@@ -8,13 +8,13 @@ use crate::boot::{alone, end, turn};
 use crate::cluster::Cluster;
 use crate::daemon::{Daemon, wait_for};
 use crate::server::Server;
-use crate::{UML, developers_work, nothing_is_held, works_on};
+use crate::{MANY, SOME, UML, developers_work, nothing_is_held, works_on};
 
 #[test]
 fn the_valkey_engine_works() {
     let _turn = turn();
     let server = Server::start("valkey", &[]);
-    works_on(UML, Daemon::valkey(&server.place(), ""), &[]);
+    works_on(Daemon::valkey(&server.place(), ""), SOME, &[]);
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn the_valkey_engine_with_small_chunks_works_with_redis_by_a_unix_socket() {
     let options = ", chunk = \"4KiB\", cache = \"none\"";
     let daemon = Daemon::valkey(&server.socket(), options);
     UML.run(&daemon, "smoke", &[]);
-    UML.run(&daemon, "fsx", &["ops=100000", "map=no"]);
+    UML.run(&daemon, "fsx", &[&format!("ops={MANY}"), "map=no"]);
     assert_eq!(daemon.stop(), Some(0));
 }
 
