@@ -60,7 +60,7 @@ impl Guest {
         let mut command = Command::new(rig("boot"));
         command
             .args([self.machine, self.kernel, "--tag", "dpfs", "--job", job])
-            .args(["--timeout", "600", "--socket"])
+            .args(["--timeout", "1200", "--socket"])
             .arg(daemon.socket())
             .stdin(Stdio::null());
         if self.cpus > 1 {
