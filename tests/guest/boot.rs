@@ -1,16 +1,23 @@
 //! Guests: a real kernel boots, mounts the device and runs a job (`tests/rig/jobs`).
 
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::daemon::{Daemon, rig};
 
-/// Only one guest at a time: two cores do not carry more without time-outs.
-static ONE: Mutex<()> = Mutex::new(());
+/// Which tests may run at the same time.
+static MACHINE: RwLock<()> = RwLock::new(());
 
-/// Wait for the turn of this test.
-pub fn turn() -> MutexGuard<'static, ()> {
-    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+/// Wait for the turn of a test with one guest. There are as many at a time as the test runner has threads, which is one
+/// for each core: a guest and its daemon mostly wait for each other, and together use less than a core.
+pub fn turn() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wait for the turn of a test that wants the machine for itself: it has two guests, or its servers take a slow peer for
+/// a dead one.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Kill a guest: the rig ends all of its processes at once, as a power cut would.
@@ -53,7 +60,7 @@ impl Guest {
         let mut command = Command::new(rig("boot"));
         command
             .args([self.machine, self.kernel, "--tag", "dpfs", "--job", job])
-            .args(["--timeout", "600", "--socket"])
+            .args(["--timeout", "1200", "--socket"])
             .arg(daemon.socket())
             .stdin(Stdio::null());
         if self.cpus > 1 {

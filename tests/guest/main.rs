@@ -1,6 +1,6 @@
 //! A real Linux kernel mounts a device of the real daemon and works on it.
 //!
-//! Each test starts a `dpfs` of its own and boots guests against it with `tests/rig/boot`, one at a time.
+//! Each test starts a `dpfs` of its own and boots guests against it with `tests/rig/boot`.
 
 mod boot;
 #[path = "../valkey/cluster.rs"]
@@ -38,6 +38,10 @@ const QEMU: Guest = Guest {
 };
 const UML: Guest = Guest::uml("6.12");
 
+/// Operations of `fsx` that each backend has to stand once, and as many as show that another way to it works.
+const MANY: u32 = 100_000;
+const SOME: u32 = 10_000;
+
 /// Give a number from what a job reports, in lines like `name: key=value ...`.
 fn number(console: &str, job: &str, key: &str) -> u64 {
     let (start, key) = (format!("{job}: "), format!("{key}="));
@@ -58,17 +62,18 @@ fn nothing_is_held(daemon: &Daemon) {
     });
 }
 
-/// Run everything that a user would: every kind of operation, verified I/O, the POSIX suite, random operations.
-fn works(guest: Guest) {
-    let _turn = turn();
-    works_on(guest, Daemon::local(1, ""), &[]);
+/// Run everything that a user would: verified I/O, and all that shows whether a kernel and the device get on.
+///
+/// `operations` are those of `fsx`; `without` is what `smoke` is to do without, and what `pjdfstest` is to expect.
+fn works_on(daemon: Daemon, operations: u32, without: &[&str]) {
+    UML.run(&daemon, "fio-verify", &[]);
+    gets_on_with(UML, daemon, operations, without);
 }
 
-/// `without` is what `smoke` is to do without, and what `pjdfstest` is to expect.
-fn works_on(guest: Guest, daemon: Daemon, without: &[&str]) {
+/// Run every kind of operation, random operations and the POSIX suite.
+fn gets_on_with(guest: Guest, daemon: Daemon, operations: u32, without: &[&str]) {
     guest.run(&daemon, "smoke", without);
-    guest.run(&daemon, "fio-verify", &[]);
-    guest.run(&daemon, "fsx", &["ops=20000"]);
+    guest.run(&daemon, "fsx", &[&format!("ops={operations}")]);
     let console = guest.run(&daemon, "pjdfstest", without);
     assert!(
         number(&console, "pjdfstest", "passed") >= 380,
@@ -81,18 +86,21 @@ fn works_on(guest: Guest, daemon: Daemon, without: &[&str]) {
 }
 
 #[test]
-fn linux_6_1_works() {
-    works(Guest::uml("6.1"));
+fn a_directory_works() {
+    let _turn = turn();
+    works_on(Daemon::local(1, ""), MANY, &[]);
 }
 
 #[test]
-fn linux_6_12_works() {
-    works(UML);
+fn an_older_linux_works() {
+    let _turn = turn();
+    gets_on_with(Guest::uml("6.1"), Daemon::local(1, ""), SOME, &[]);
 }
 
 #[test]
-fn linux_7_2_works() {
-    works(Guest::uml("7.2"));
+fn a_newer_linux_works() {
+    let _turn = turn();
+    gets_on_with(Guest::uml("7.2"), Daemon::local(1, ""), SOME, &[]);
 }
 
 #[test]
@@ -131,7 +139,7 @@ fn developers_work_on_an_nfs_server() {
 #[test]
 fn the_embedded_engine_works() {
     let _turn = turn();
-    works_on(UML, Daemon::embedded(1, ""), &[]);
+    works_on(Daemon::embedded(1, ""), SOME, &[]);
 }
 
 #[test]
@@ -139,7 +147,7 @@ fn the_embedded_engine_with_small_chunks_works() {
     let _turn = turn();
     let daemon = Daemon::embedded(1, ", chunk = \"4KiB\"");
     UML.run(&daemon, "smoke", &[]);
-    UML.run(&daemon, "fsx", &["ops=100000"]);
+    UML.run(&daemon, "fsx", &[&format!("ops={MANY}")]);
 }
 
 #[test]
@@ -158,7 +166,7 @@ fn an_export_of_an_nfs_server_works() {
     let server = Ganesha::start(Manner::default());
     // The server reads a link itself, and notes the time of that.
     let without = ["xattr=no", "expect=utimensat::follow_symlink"];
-    works_on(UML, Daemon::nfs(&server, 1, ""), &without);
+    works_on(Daemon::nfs(&server, 1, ""), MANY, &without);
 }
 
 #[test]
@@ -166,7 +174,7 @@ fn an_export_of_the_kernels_nfs_server_works() {
     let _turn = turn();
     let Some(server) = Knfsd::start() else { return };
     let daemon = Daemon::export(server.address, 1, ", export = \"/\"");
-    works_on(UML, daemon, &[]);
+    works_on(daemon, SOME, &[]);
     let daemon = Daemon::export(server.address, 1, ", export = \"/\"");
     developers_work(daemon);
 }
@@ -212,7 +220,7 @@ fn every_cache_mode_keeps_data_whole() {
             "map=yes"
         };
         UML.run(&daemon, "fsx", &["ops=5000", map]);
-        UML.run(&daemon, "fio-verify", &[]);
+        UML.run(&daemon, "fio-verify", &["size=8m"]);
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::UML;
-use crate::boot::{end, turn};
+use crate::boot::{alone, end};
 use crate::daemon::{Daemon, rig, wait_for};
 use crate::nfs::{Ganesha, Manner};
 
@@ -33,7 +33,7 @@ fn program(folder: &tempfile::TempDir) -> String {
 
 #[test]
 fn what_one_guest_closes_another_sees_and_locks_stand_between_them_until_a_daemon_is_killed() {
-    let _turn = turn();
+    let _turn = alone();
     let manner = Manner {
         lease: 5,
         ..Manner::default()
@@ -65,7 +65,7 @@ fn what_one_guest_closes_another_sees_and_locks_stand_between_them_until_a_daemo
 
 #[test]
 fn two_guests_that_count_under_locks_lose_nothing() {
-    let _turn = turn();
+    let _turn = alone();
     let (server, folder) = (
         Ganesha::start(Manner::default()),
         tempfile::tempdir().unwrap(),
@@ -85,7 +85,7 @@ fn two_guests_that_count_under_locks_lose_nothing() {
 
 #[test]
 fn a_silent_server_does_not_delay_the_end_of_the_daemon() {
-    let _turn = turn();
+    let _turn = alone();
     let server = Ganesha::start(Manner::default());
     for silent in [false, true] {
         let daemon = Daemon::nfs(&server, 1, "");

@@ -2,12 +2,12 @@
 
 use crate::boot::{end, turn};
 use crate::daemon::{Daemon, wait_for};
-use crate::{QEMU, UML, nothing_is_held, number, works_on};
+use crate::{QEMU, SOME, UML, nothing_is_held, number, works_on};
 
 #[test]
 fn a_guest_works_on_a_function() {
     let _turn = turn();
-    works_on(UML, Daemon::snap(1, "local"), &[]);
+    works_on(Daemon::snap(1, "local"), SOME, &[]);
 }
 
 #[test]

@@ -4,17 +4,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::boot::{end, turn};
+use crate::boot::{alone, end, turn};
 use crate::cluster::Cluster;
 use crate::daemon::{Daemon, wait_for};
 use crate::server::Server;
-use crate::{UML, developers_work, nothing_is_held, works_on};
+use crate::{MANY, SOME, UML, developers_work, nothing_is_held, works_on};
 
 #[test]
 fn the_valkey_engine_works() {
     let _turn = turn();
     let server = Server::start("valkey", &[]);
-    works_on(UML, Daemon::valkey(&server.place(), ""), &[]);
+    works_on(Daemon::valkey(&server.place(), ""), SOME, &[]);
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn the_valkey_engine_with_small_chunks_works_with_redis_by_a_unix_socket() {
     let options = ", chunk = \"4KiB\", cache = \"none\"";
     let daemon = Daemon::valkey(&server.socket(), options);
     UML.run(&daemon, "smoke", &[]);
-    UML.run(&daemon, "fsx", &["ops=100000", "map=no"]);
+    UML.run(&daemon, "fsx", &[&format!("ops={MANY}"), "map=no"]);
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -86,7 +86,7 @@ fn a_cluster_works() {
 
 #[test]
 fn a_source_tree_in_a_cluster_whose_primaries_are_killed_is_whole() {
-    let _turn = turn();
+    let _turn = alone();
     let mut cluster = Cluster::start("valkey", &[]);
     let daemon = Daemon::cluster(&cluster.places(), ", durability = \"replicas:1\"");
     let done = AtomicBool::new(false);
