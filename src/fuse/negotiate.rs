@@ -56,8 +56,8 @@ const LAYER: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::CREATE_SUPP_GROUP)
     .union(InitFlags::HAS_RESEND);
 
-/// What a backend may ask for. The rest is off: splice (there is no pipe), automatic sub-mounts, DAX, passthrough
-/// (both need this kernel's cooperation with the host's), the first version of killpriv.
+/// What a backend may ask for. The rest is off: splice (there is no pipe), DAX, passthrough (both need this kernel's
+/// cooperation with the host's), the first version of killpriv.
 const BACKEND: InitFlags = InitFlags::POSIX_LOCKS
     .union(InitFlags::ATOMIC_O_TRUNC)
     .union(InitFlags::EXPORT_SUPPORT)
@@ -73,6 +73,7 @@ const BACKEND: InitFlags = InitFlags::POSIX_LOCKS
     .union(InitFlags::CACHE_SYMLINKS)
     .union(InitFlags::NO_OPENDIR_SUPPORT)
     .union(InitFlags::EXPLICIT_INVAL_DATA)
+    .union(InitFlags::SUBMOUNTS)
     .union(InitFlags::HANDLE_KILLPRIV_V2)
     .union(InitFlags::SECURITY_CTX)
     .union(InitFlags::DIRECT_IO_ALLOW_MMAP)
@@ -150,11 +151,7 @@ mod tests {
         let out = answer(&init(45, InitFlags::all()), &wishes, &Limits::default()).unwrap();
         let given = u64::from(out.flags) | u64::from(out.flags2) << 32;
         assert_eq!(given, (LAYER | BACKEND).bits());
-        for never in [
-            InitFlags::SUBMOUNTS,
-            InitFlags::HANDLE_KILLPRIV,
-            InitFlags::PASSTHROUGH,
-        ] {
+        for never in [InitFlags::HANDLE_KILLPRIV, InitFlags::PASSTHROUGH] {
             assert_eq!(given & never.bits(), 0);
         }
         let few = InitFlags::INIT_EXT | InitFlags::ASYNC_READ | InitFlags::SECURITY_CTX;

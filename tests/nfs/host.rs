@@ -73,6 +73,7 @@ pub fn config(port: u16) -> Config {
         },
         owners: Vec::new(),
         groups: Vec::new(),
+        referrals: Vec::new(),
         limits: (10_000, 1000),
         watches: 0,
         device: "test".into(),

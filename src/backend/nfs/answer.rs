@@ -140,6 +140,8 @@ impl Nfs {
                 self.finish(handle);
             }
             Op::Probe(_) => self.probed(handle, results)?,
+            Op::Locate { .. } => self.located(handle, results)?,
+            Op::Walk { .. } => self.walked(handle, results)?,
             Op::Lookup(_) => {
                 putfh(&mut results)?;
                 ok(results.step(op::LOOKUP))?;
@@ -762,7 +764,7 @@ fn put_off(results: &Results<'_>) -> Result<(), Trouble> {
     }
 }
 
-fn putfh(results: &mut Results<'_>) -> Result<(), Trouble> {
+pub(super) fn putfh(results: &mut Results<'_>) -> Result<(), Trouble> {
     ok(results.step(op::PUTFH))
 }
 
@@ -775,7 +777,7 @@ fn renamed(results: &mut Results<'_>) -> Result<(), Trouble> {
 }
 
 /// Read GETFH, GETATTR.
-fn found<'a>(results: &mut Results<'a>) -> Result<(Handle, FileAttr<'a>), Trouble> {
+pub(super) fn found<'a>(results: &mut Results<'a>) -> Result<(Handle, FileAttr<'a>), Trouble> {
     let handle = ok(results.getfh())?;
     Ok((handle, ok(results.getattr())?))
 }

@@ -36,13 +36,17 @@ mod fragments;
 mod halfway;
 mod idmap;
 mod instance;
+mod known;
 mod leave;
 mod link;
 mod lock_table;
 mod locks;
 mod meta;
+mod namespace;
 mod op;
+mod path;
 mod recovery;
+mod referral;
 mod relock;
 mod revoked;
 #[cfg(feature = "std")]
@@ -56,4 +60,6 @@ mod xattr;
 
 pub use idmap::Names;
 pub use instance::Nfs;
+pub use namespace::{Member, Namespace, NamespaceVolume};
+pub use referral::{MAX_REFERRED, Referral};
 pub use volume::{Cache, NfsVolume, Options, Settings};

@@ -7,7 +7,9 @@ use core::time::Duration;
 use spin::Mutex;
 
 use super::idmap::Names;
+use super::known::Known;
 use super::lock_table::LockTable;
+use super::referral::{Referral, TOLD};
 use super::uncommitted::Uncommitted;
 use crate::fuse::{Entry, Fh, NodeId, Volume};
 use crate::mem::{
@@ -61,16 +63,12 @@ pub struct Options {
 pub struct Settings {
     /// Addresses that lead to the server; not empty.
     pub servers: &'static [SocketAddr],
-    /// Minor version of NFSv4: 1 or 2.
-    pub minor: u32,
-    /// Largest READ in bytes.
-    pub max_read: u32,
-    /// Largest WRITE in bytes.
-    pub max_write: u32,
-    /// Nanoseconds that the server keeps state which is not renewed.
-    pub lease: u64,
-    /// The server has extended attributes.
-    pub xattr: bool,
+    /// Number of the server's client among those of the device, zero for that of the server that is mounted.
+    pub tag: u8,
+    /// Servers that its referrals are followed to, by all their names. Empty: they are not followed.
+    pub referrals: &'static [Referral],
+    /// Minor version of NFSv4, 1 or 2; `None` for 2, or 1 where the server has no 2.
+    pub minor: Option<u32>,
     /// Names of owners that have numbers here.
     pub owners: Names,
     /// Names of groups that have.
@@ -182,6 +180,8 @@ impl Standing {
 pub struct NfsVolume {
     /// How.
     pub settings: Settings,
+    /// What is known of the server.
+    pub(super) known: Known,
     pub(super) nodes: &'static NodeTable<Handle, Node>,
     pub(super) files: &'static OpenFileTable<OpenFile>,
     pub(super) leftovers: &'static SharedRing<Leftover>,
@@ -204,6 +204,10 @@ pub struct NfsVolume {
     pub(super) client_name: [u8; 24],
     /// This life of the client.
     pub(super) verifier: Verifier,
+    /// The host mounts file systems of other servers where it meets them.
+    submounts: AtomicBool,
+    /// Marks of servers that referrals led to and that may not be followed.
+    pub(super) told: Mutex<heapless::Vec<u64, TOLD>>,
     root_fsid: (u64, u64),
     counter: AtomicU64,
 }
@@ -239,9 +243,11 @@ impl NfsVolume {
             silly: None,
             unsaid: None,
         };
+        let (known, tag) = (Known::new(settings.minor), settings.tag);
         let volume = Self {
             settings,
-            nodes: NodeTable::new(arena, nodes, seed, root, root_node)?,
+            known,
+            nodes: NodeTable::tagged(arena, nodes, tag, seed, root, root_node)?,
             files: OpenFileTable::new(arena, open_files)?,
             leftovers: SharedRing::new(arena, LEFTOVERS)?,
             standing: Mutex::new(Standing::default()),
@@ -256,6 +262,8 @@ impl NfsVolume {
             cores: AtomicU32::new(0),
             client_name,
             verifier: boot.to_be_bytes(),
+            submounts: AtomicBool::new(false),
+            told: Mutex::new(heapless::Vec::new()),
             root_fsid: fsid,
             counter: AtomicU64::new(1),
         };
@@ -383,7 +391,18 @@ impl NfsVolume {
         }
     }
 
-    /// Lay attributes out for the host. Files of other file systems of the server get numbers of their own.
+    /// Note whether the host mounts file systems of other servers where it meets them.
+    pub(super) fn set_submounts(&self, mounts: bool) {
+        self.submounts.store(mounts, Ordering::Relaxed);
+    }
+
+    /// Tell whether it does.
+    pub(super) fn submounts(&self) -> bool {
+        self.submounts.load(Ordering::Relaxed)
+    }
+
+    /// Lay attributes out for the host. Files of other file systems than that of the export, of the server or of another,
+    /// get numbers of their own.
     pub(super) fn attr(&self, found: &FileAttr<'_>) -> Attr {
         let Time {
             seconds: atime,
@@ -404,21 +423,20 @@ impl NfsVolume {
             uid: self.settings.owners.number(found.owner),
             gid: self.settings.groups.number(found.group),
             rdev: encode_dev(found.device.0, found.device.1),
-            blksize: self
-                .settings
-                .max_read
-                .min(self.settings.max_write)
-                .max(4096),
+            blksize: self.known.max_read().min(self.known.max_write()),
             flags: 0,
         }
     }
 
     /// Give the inode number that the host sees.
     pub(super) fn ino(&self, found: &FileAttr<'_>) -> u64 {
-        if found.fsid == self.root_fsid || found.fsid == (0, 0) {
+        let server = u64::from(self.settings.tag);
+        let fsid = found.fsid;
+        if server == 0 && (fsid == self.root_fsid || fsid == (0, 0)) {
             return found.fileid;
         }
-        let tag = (found.fsid.0 ^ found.fsid.1.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mark = fsid.0 ^ fsid.1.rotate_left(17) ^ server.rotate_right(8);
+        let tag = mark.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         found.fileid ^ ((tag >> 48) % 0xffff + 1) << 48
     }
 

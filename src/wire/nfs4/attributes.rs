@@ -145,6 +145,11 @@ impl AttrRequest {
         attr::FILEID,
         attr::MOUNTED_ON_FILEID,
     ]);
+    /// The same, and the file system.
+    pub const NAME_AND_FS: Bitmap = {
+        let [a, b, c] = Self::NAME.0;
+        Bitmap([a | 1 << attr::FSID, b, c])
+    };
     /// What READDIRPLUS needs.
     pub const ENTRY: Bitmap = {
         let more = Bitmap::of(&[attr::RDATTR_ERROR, attr::FILEHANDLE]);

@@ -1,0 +1,369 @@
+//! Referrals: directories whose file system is on another server (RFC 8881, section 11).
+//!
+//! ```text
+//!  here                                                          there, the client of the server that is named
+//!  LOOKUP ──MOVED──> LOOKUP, GETATTR(fs_locations) ──Crossing──> PUTROOTFH, LOOKUP..., GETFH, GETATTR ──> answer
+//!                        │ nobody is reached: again later            │ MOVED: where is it from there?
+//! ```
+//!
+//! What is asked here ends with a [`Crossing`], which the [namespace](super::Namespace) carries to the other client. Of
+//! the locations that a server tells, the first is taken whose server may be followed and is reached; the others are
+//! connected to one after another while none is. A path that meets the next referral goes on from there, at most
+//! [`HOPS`] times.
+
+use crate::fuse::{Entry, Reply};
+use crate::mem::{Handle as TaskId, hash_bytes};
+use crate::wire::errno::Errno;
+use crate::wire::fuse::ATTR_SUBMOUNT;
+use crate::wire::nfs4::{AttrRequest, Compound, FsLocations, Results, Status, op};
+
+use super::answer::{Trouble, found, ok, putfh, with_attributes};
+use super::instance::Nfs;
+use super::link::State;
+use super::op::{Op, With};
+use super::path::Path;
+use super::recovery::Phase;
+use super::volume::NfsVolume;
+
+/// Most servers that referrals of a device are followed to.
+pub const MAX_REFERRED: usize = 8;
+/// Most clients of a device on each core: that of the server that is mounted comes first.
+pub const MAX_CLIENTS: usize = 1 + MAX_REFERRED;
+/// Most referrals one after another.
+const HOPS: u8 = 8;
+/// Crossings that wait to be carried to other clients, which is done each round; more are asked for again.
+const WAITING: usize = 8;
+/// Servers that are told of because they may not be followed; the rest is not told of.
+pub const TOLD: usize = 8;
+
+/// Allow a server to be followed to.
+#[derive(Clone, Copy, Debug)]
+pub struct Referral {
+    /// Its name or address, as other servers tell it; letters of either case are the same.
+    pub name: &'static str,
+    /// Number of its client, which is the tag of its nodes.
+    pub client: u8,
+}
+
+/// Say whether a server can be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Site {
+    /// Not now, or not yet.
+    Away,
+    /// Yes.
+    Reached,
+    /// It wants nothing to do with us.
+    Refused(Errno),
+}
+
+/// Hold a name that is to be looked up at another server.
+pub struct Crossing {
+    /// Number of the server's client.
+    pub client: u8,
+    /// Answer.
+    pub reply: Reply<Entry>,
+    /// Path there.
+    pub path: Path,
+    /// Referrals so far.
+    pub hops: u8,
+}
+
+/// Stand between a client and the others of its core.
+pub struct Border {
+    /// How the servers of all clients are.
+    pub sites: [Site; MAX_CLIENTS],
+    /// Numbers of the clients that are to connect, a bit each.
+    pub wanted: u16,
+    /// What is to be carried to them.
+    pub leaving: heapless::Deque<Crossing, WAITING>,
+}
+
+impl Border {
+    /// Begin with nobody on the other side.
+    pub const fn new() -> Self {
+        Self {
+            sites: [Site::Away; MAX_CLIENTS],
+            wanted: 0,
+            leaving: heapless::Deque::new(),
+        }
+    }
+}
+
+/// Say what a list of locations is good for.
+enum Choice {
+    /// This client, and the path there.
+    Go(u8, Path),
+    /// Some server may be followed, and none is reached.
+    Wait,
+    /// None may be followed, or all refuse.
+    Fail(Errno),
+}
+
+/// Go down from a server's root.
+fn down<'a, 'n>(call: Compound<'a>, names: impl Iterator<Item = &'n [u8]>) -> Compound<'a> {
+    let root = call.sequence(false).putrootfh();
+    names.fold(root, |call, name| call.lookup(name))
+}
+
+impl NfsVolume {
+    /// Tell whether referrals are followed.
+    #[inline]
+    pub(super) fn follows(&self) -> bool {
+        !self.settings.referrals.is_empty()
+    }
+
+    /// Give the error for what this server lacks. Where it is the only one, the host does not ask again.
+    pub(super) fn lacks(&self) -> Errno {
+        if self.follows() {
+            Errno::EOPNOTSUPP
+        } else {
+            Errno::ENOSYS
+        }
+    }
+
+    /// Find the client of a server that may be followed.
+    fn client_of(&self, server: &[u8]) -> Option<u8> {
+        let name = server.strip_suffix(b".").unwrap_or(server);
+        let bare = name
+            .strip_prefix(b"[")
+            .and_then(|name| name.strip_suffix(b"]"));
+        let name = bare.unwrap_or(name);
+        let mut known = self.settings.referrals.iter();
+        let known = known.find(|known| known.name.as_bytes().eq_ignore_ascii_case(name));
+        known.map(|known| known.client)
+    }
+
+    /// Say once of each server that it may not be followed.
+    fn tell_of(&self, server: &[u8]) {
+        let mark = hash_bytes(0, server);
+        let mut told = self.told.lock();
+        if told.contains(&mark) || told.push(mark).is_err() {
+            return;
+        }
+        crate::log::warn!(
+            "nfs: a referral to \"{}\" is not followed; allowed: {}",
+            crate::log::Show(&server.escape_ascii()),
+            crate::log::Show(&Names(self.settings.referrals))
+        );
+    }
+}
+
+/// Show the servers that may be followed.
+struct Names(&'static [Referral]);
+
+impl core::fmt::Display for Names {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (at, known) in self.0.iter().enumerate() {
+            write!(out, "{}{}", if at > 0 { ", " } else { "" }, known.name)?;
+        }
+        Ok(())
+    }
+}
+
+impl Nfs {
+    /// Say how the server is.
+    pub(super) fn site(&self) -> Site {
+        let bound = self.links.iter().any(|link| link.state == State::Bound);
+        match self.mount_failed {
+            _ if self.phase == Phase::Up && bound => Site::Reached,
+            Some(status) => Site::Refused(status.errno()),
+            None => Site::Away,
+        }
+    }
+
+    /// A name that was looked up has its file system elsewhere: ask where.
+    pub(super) fn locate(&mut self, handle: TaskId) {
+        let args = self.args[handle.index as usize];
+        if !self.asks_where(handle, 0) {
+            return;
+        }
+        self.build_again(handle, With::Nothing, |call| {
+            let call = call.sequence(false).putfh(&args.handles[0]);
+            call.lookup(args.name(0)).getattr(&AttrRequest::LOCATIONS)
+        });
+    }
+
+    /// The path that is walked has a referral behind its first `names` names: ask where that leads.
+    fn locate_further(&mut self, handle: TaskId, names: usize) {
+        let path = self.args[handle.index as usize].path();
+        if !self.asks_where(handle, names as u8) {
+            return;
+        }
+        self.build_again(handle, With::Nothing, |call| {
+            down(call, path.names().take(names)).getattr(&AttrRequest::LOCATIONS)
+        });
+    }
+
+    /// Make a task one that asks where a file system is.
+    fn asks_where(&mut self, handle: TaskId, walked: u8) -> bool {
+        let Some(task) = self.tasks.get_mut(handle) else {
+            return false;
+        };
+        task.op = match core::mem::replace(&mut task.op, Op::Renew) {
+            Op::Lookup(reply) => Op::Locate {
+                reply,
+                hops: 0,
+                walked,
+            },
+            Op::Walk { reply, hops } => Op::Locate {
+                reply,
+                hops,
+                walked,
+            },
+            other => other,
+        };
+        true
+    }
+
+    /// Read where a file system is, and send the task there.
+    pub(super) fn located(
+        &mut self,
+        handle: TaskId,
+        mut results: Results<'_>,
+    ) -> Result<(), Trouble> {
+        let Some(task) = self.tasks.get(handle) else {
+            return Ok(());
+        };
+        let Op::Locate { hops, walked, .. } = task.op else {
+            return Ok(());
+        };
+        let (tries, walked) = (task.tries, usize::from(walked));
+        let mut rest = Path::ROOT;
+        if walked == 0 {
+            putfh(&mut results)?;
+            ok(results.step(op::LOOKUP))?;
+        } else {
+            ok(results.step(op::PUTROOTFH))?;
+            for _ in 0..walked {
+                ok(results.step(op::LOOKUP))?;
+            }
+            rest = self.args[handle.index as usize].path();
+        }
+        let locations = ok(results.locations())?;
+        if hops == HOPS {
+            self.fail(handle, Errno::ELOOP);
+            return Ok(());
+        }
+        let choice = match locations {
+            Some(locations) => self.choose(locations, rest.names().skip(walked), tries),
+            None => Choice::Fail(Errno::EREMOTE),
+        };
+        match choice {
+            Choice::Fail(errno) => self.fail(handle, errno),
+            Choice::Go(client, path) if !self.border.leaving.is_full() => {
+                if let Op::Locate { reply, .. } = self.finish(handle) {
+                    let _ = self.border.leaving.push_back(Crossing {
+                        client,
+                        reply,
+                        path,
+                        hops: hops + 1,
+                    });
+                }
+            }
+            Choice::Go(..) | Choice::Wait => self.delay(handle),
+        }
+        Ok(())
+    }
+
+    /// Choose among locations; `rest` is what of the path is behind the referral. The first locations are wanted before
+    /// the others: one more with each try.
+    fn choose<'n>(
+        &mut self,
+        locations: FsLocations<'n>,
+        rest: impl Iterator<Item = &'n [u8]>,
+        tries: u32,
+    ) -> Choice {
+        let volume = self.volume;
+        let (mut refused, mut away, mut stranger) = (None, 0, None);
+        let mut chosen = None;
+        'all: for location in locations {
+            for server in location.servers {
+                let Some(client) = volume.client_of(server) else {
+                    stranger = stranger.or(Some(server));
+                    continue;
+                };
+                match self.border.sites[usize::from(client)] {
+                    Site::Reached => {
+                        chosen = Some((client, location.path));
+                        break 'all;
+                    }
+                    Site::Refused(errno) => refused = refused.or(Some(errno)),
+                    Site::Away => {
+                        if away <= tries {
+                            self.border.wanted |= 1 << client;
+                        }
+                        away += 1;
+                    }
+                }
+            }
+        }
+        if let Some((client, names)) = chosen {
+            let mut path = Path::ROOT;
+            let whole = names.chain(rest).try_for_each(|name| path.push(name));
+            return whole.map_or_else(Choice::Fail, |()| Choice::Go(client, path));
+        }
+        if away > 0 {
+            return Choice::Wait;
+        }
+        if let (None, Some(stranger)) = (refused, stranger) {
+            volume.tell_of(stranger);
+        }
+        Choice::Fail(refused.unwrap_or(Errno::EREMOTE))
+    }
+
+    /// Look a path up from the server's root on, as a mount does: in the machine's name.
+    pub(super) fn walk(&mut self, crossing: Crossing) {
+        let Crossing {
+            reply, path, hops, ..
+        } = crossing;
+        let (op, user) = (Op::Walk { reply, hops }, self.machine());
+        let begun = self.start(op, user, None, With::Nothing, |call| {
+            with_attributes(down(call, path.names()))
+        });
+        if let Some(handle) = begun {
+            self.args[handle.index as usize].set_path(&path);
+        }
+    }
+
+    /// Read what a path leads to.
+    pub(super) fn walked(
+        &mut self,
+        handle: TaskId,
+        mut results: Results<'_>,
+    ) -> Result<(), Trouble> {
+        ok(results.step(op::PUTROOTFH))?;
+        let count = self.args[handle.index as usize].path().names().count();
+        let mut passed = 0;
+        let end = loop {
+            if passed == count {
+                break found(&mut results);
+            }
+            match ok(results.step(op::LOOKUP)) {
+                Ok(()) => passed += 1,
+                Err(trouble) => break Err(trouble),
+            }
+        };
+        let (file, attr) = match end {
+            Err(Trouble::Status(Status::ERR_MOVED)) if passed > 0 => {
+                self.locate_further(handle, passed);
+                return Ok(());
+            }
+            end => end?,
+        };
+        let Op::Walk { reply, .. } = self.finish(handle) else {
+            return Ok(());
+        };
+        match self.volume.entry(file, &attr, reply.epoch()) {
+            // The host takes its root nowhere else.
+            Ok(entry) if entry.node.0 == self.volume.nodes.root() => reply.err(Errno::ELOOP),
+            Ok(mut entry) => {
+                if self.volume.submounts() {
+                    entry.attr.flags |= ATTR_SUBMOUNT;
+                }
+                reply.ok(entry);
+            }
+            Err(errno) => reply.err(errno),
+        }
+        Ok(())
+    }
+}
