@@ -11,6 +11,7 @@ mod lies;
 pub mod locks;
 mod operations;
 mod recovery;
+mod referrals;
 mod refusals;
 mod relay;
 mod revoked;
