@@ -12,6 +12,7 @@ pub mod locks;
 mod operations;
 mod recovery;
 mod referrals;
+mod referred;
 mod refusals;
 mod relay;
 mod revoked;

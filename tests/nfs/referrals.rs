@@ -322,7 +322,6 @@ fn the_first_location_is_taken_whose_server_is_there() {
     let copy = host.refer("copies", places.clone()).unwrap();
     assert!(third.calls() > 0);
     host.file(copy.nodeid, "f", b"third");
-    third.server().directory("copy/f");
     host.there.server().script.closed = false;
     // The first one is there by now, and comes before the other.
     host.until(|host| host.lookup(ROOT, "copies").unwrap().nodeid != copy.nodeid);

@@ -1,0 +1,35 @@
+//! A guest's kernel follows a referral: it mounts the other server's file system as one of its own.
+
+use std::fs;
+use std::net::TcpListener;
+
+use crate::boot::turn;
+use crate::daemon::Daemon;
+use crate::nfs::{EXPORT, Ganesha, Manner};
+use crate::{UML, nothing_is_held};
+
+#[test]
+fn a_referral_is_mounted_with_a_device_number_of_its_own() {
+    let _turn = turn();
+    let (home, there) = (
+        Ganesha::start(Manner::default()),
+        Ganesha::start(Manner::default()),
+    );
+    home.refer("data", &format!("nfs2.example.org:{EXPORT}"));
+    fs::write(there.path("theirs"), "from outside").unwrap();
+    // One of the servers is not there, which nobody notices who does not look for it.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = nobody.local_addr().unwrap().port();
+    drop(nobody);
+    let referrals = format!(
+        ", referrals = {{ \"nfs2.example.org\" = \"127.0.0.1:{}\", gone = \"127.0.0.1:{port}\" }}",
+        there.port
+    );
+    let daemon = Daemon::nfs(&home, 1, &referrals);
+    UML.run(&daemon, "referral", &[]);
+    assert_eq!(fs::read(there.path("ours")).unwrap(), b"from inside");
+    assert!(!home.path("ours").exists());
+    nothing_is_held(&daemon);
+    assert_eq!(daemon.gauge("unanswered"), 0);
+    assert_eq!(daemon.stop(), Some(0));
+}
