@@ -46,7 +46,8 @@ impl Knfsd {
         Some(server)
     }
 
-    /// Start one with further arguments of its job, and with an empty export on XFS. `None`, having said so, where the machine gives no network interface.
+    /// Start one with further arguments of its job, and with an empty export on XFS. `None`, having said so, where the
+    /// machine gives no network interface.
     pub fn start(more: &[String]) -> Option<Self> {
         static COUNT: AtomicU8 = AtomicU8::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
