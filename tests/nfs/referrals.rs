@@ -10,6 +10,8 @@ use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::{ATTR_SUBMOUNT, EntryOut, InitFlags, Opcode};
 use dpfs::wire::nfs4::{Status, op};
 
+use dpfs_harness::Ticket;
+
 use crate::fake::files::locations;
 use crate::fake::{Act, Fake};
 use crate::host::*;
@@ -49,15 +51,6 @@ fn there(path: &str) -> Vec<u8> {
 impl Two {
     fn new() -> Self {
         Self::with(|_| ())
-    }
-
-    /// Give up soon.
-    fn soft() -> Self {
-        Self::with(|config| {
-            config.options.soft = true;
-            config.options.timeo = 300_000_000;
-            config.options.retrans = 1;
-        })
     }
 
     /// Mount the first as the changed configuration says: it refers to `/srv/data` of the second, which has a file.
@@ -265,44 +258,99 @@ fn a_directory_shows_its_referrals_and_nobody_is_connected_to_before_one_is_look
     host.check();
 }
 
-#[test]
-fn a_server_that_is_not_there_keeps_only_those_who_look_for_it() {
-    let mut host = Two::with(|config| config.options.timeo = 300_000_000);
-    host.there.server().script.closed = true;
+/// Begin to look up what the first server refers to, and do not wait.
+fn begin_lookup(host: &mut Two) -> Ticket {
     let message = host.message(Opcode::LOOKUP, ROOT).name("data").room(128);
-    let waits = host.bed.send(&message);
-    for at in 0..20 {
-        host.file(ROOT, &format!("f{at}"), b"here");
+    host.bed.send(&message)
+}
+
+#[test]
+fn a_server_that_was_never_there_is_not_waited_for_by_whoever_looks_its_directory_up() {
+    for soft in [false, true] {
+        let mut host = Two::with(|config| {
+            config.options.timeo = 300_000_000;
+            config.options.soft = soft;
+        });
+        host.there.server().script.closed = true;
+        let waits = begin_lookup(&mut host);
+        for at in 0..20 {
+            host.file(ROOT, &format!("f{at}"), b"here");
+        }
+        host.syncfs(ROOT).unwrap();
+        assert_eq!(host.bed.wait(waits).error(), Some(Errno::ETIMEDOUT));
+        assert_eq!(host.lookup(ROOT, "data").map(drop), Err(Errno::ETIMEDOUT));
+        host.there.server().script.closed = false;
+        host.until(|host| host.lookup(ROOT, "data").is_ok());
+        host.check();
     }
-    host.idle(500);
-    host.syncfs(ROOT).unwrap();
-    assert!(host.bed.answer(waits).is_none());
-    host.there.server().script.closed = false;
-    assert_eq!(host.bed.wait(waits).error(), None);
-    // It goes away again: who works there waits, and the others do not.
-    let dir = host.data().nodeid;
+}
+
+#[test]
+fn while_a_server_is_away_only_who_works_there_waits() {
+    let mut host = Two::with(|config| config.options.timeo = 300_000_000);
+    let data = host.data();
+    let dir = data.nodeid;
+    host.file(dir, "f", b"there");
     host.there.server().script.closed = true;
     host.there.cut();
     let message = host.message(Opcode::GETATTR, dir).arg(&[0u64; 2]).room(256);
-    let waits = host.bed.send(&message);
-    for at in 0..20 {
-        host.unlink(ROOT, &format!("f{at}")).unwrap();
+    let attributes = host.bed.send(&message);
+    let message = host.message(Opcode::LOOKUP, dir).name("f").room(128);
+    let waits = [attributes, host.bed.send(&message)];
+    // For a while, and when it is away for long: its directory is as it was.
+    for _ in 0..5 {
+        let found = host.data();
+        assert_eq!((found.nodeid, found.attr), (dir, data.attr));
+        assert_eq!((found.attr_valid, found.attr_valid_nsec), (0, 0));
+        host.file(ROOT, "f", b"here");
+        host.unlink(ROOT, "f").unwrap();
+        host.syncfs(ROOT).unwrap();
+        host.idle(150);
     }
-    host.idle(300);
-    assert!(host.bed.answer(waits).is_none());
+    assert!(
+        waits
+            .iter()
+            .all(|ticket| host.bed.answer(*ticket).is_none())
+    );
+    // A directory that nobody was led to before is another thing.
+    let other = host.refer("other", there("srv")).map(drop);
+    assert_eq!(other, Err(Errno::ETIMEDOUT));
     host.there.server().script.closed = false;
-    assert_eq!(host.bed.wait(waits).error(), None);
+    for ticket in waits {
+        assert_eq!(host.bed.wait(ticket).error(), None);
+    }
+    host.until(|host| host.lookup(ROOT, "other").is_ok());
+    assert_eq!(host.data().nodeid, dir);
+    host.forget(dir, 100);
     host.check();
 }
 
 #[test]
-fn a_soft_mount_gives_up_a_server_that_is_not_there() {
-    let mut host = Two::soft();
-    host.there.server().script.closed = true;
-    assert_eq!(host.lookup(ROOT, "data").map(drop), Err(Errno::EIO));
-    host.file(ROOT, "f", b"here");
-    host.there.server().script.closed = false;
-    host.until(|host| host.lookup(ROOT, "data").is_ok());
+fn a_server_that_falls_silent_while_it_is_asked_is_given_up_by_lookups_alone() {
+    let mut host = Two::with(|config| config.options.timeo = 300_000_000);
+    let dir = host.data().nodeid;
+    // More of them than are given up.
+    for silent in [op::PUTROOTFH, op::LOOKUP, op::GETFH] {
+        for count in [1, 30] {
+            host.there.server().at(silent, 0, count, Act::Silent);
+            let tickets: Vec<_> = (0..count).map(|_| begin_lookup(&mut host)).collect();
+            for ticket in tickets {
+                let found: EntryOut = host.bed.wait(ticket).value();
+                assert_eq!(found.nodeid, dir);
+            }
+            host.file(ROOT, "f", b"here");
+            host.until(|host| host.there.server().script.is_over());
+            // It answers again, and what nobody waits for any more is done.
+            host.until(|host| host.data().attr_valid > 0);
+        }
+    }
+    // Where nobody was led before, there is nothing to answer with.
+    host.there.server().at(op::LOOKUP, 0, 1, Act::Silent);
+    let found = host.refer("other", there("srv")).map(drop);
+    assert_eq!(found, Err(Errno::ETIMEDOUT));
+    host.until(|host| host.lookup(ROOT, "other").is_ok());
+    let found = host.refer("third", there("srv/data/none")).map(drop);
+    assert_eq!(found, Err(Errno::ENOENT));
     host.check();
 }
 
@@ -607,8 +655,9 @@ fn a_server_that_refuses_is_an_error_until_it_does_not() {
     let mut host = Two::new();
     host.there
         .server()
-        .at(op::PUTROOTFH, 0, 1, Act::Status(Status::ERR_WRONGSEC));
+        .at(op::PUTROOTFH, 0, 1000, Act::Status(Status::ERR_WRONGSEC));
     assert_eq!(host.lookup(ROOT, "data").map(drop), Err(Errno::EPERM));
+    host.there.server().script.clear();
     host.until(|host| host.lookup(ROOT, "data").is_ok());
     host.check();
 }
@@ -714,7 +763,7 @@ fn cores_share_what_they_were_led_to_and_all_take_leave() {
     // A core that was never led there works on it.
     assert_eq!(other.read(file.nodeid, fh, 0, 10).unwrap(), b"shared");
     let sessions = |fake: &Fake| fake.server().sessions.sessions.len();
-    assert_eq!((sessions(&host.home), sessions(&host.there)), (1, 2));
+    assert_eq!(sessions(&host.there), 2);
     for host in [&mut host.host, &mut other] {
         let end = Instant::now() + Duration::from_secs(5);
         host.bed.fs.shutdown();

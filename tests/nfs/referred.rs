@@ -55,13 +55,6 @@ impl Led {
         let message = self.host.write_message(node, fh, at, data);
         self.host.bed.send(&message)
     }
-
-    fn idle(&mut self, milliseconds: u64) {
-        let end = Instant::now() + Duration::from_millis(milliseconds);
-        while Instant::now() < end {
-            self.host.bed.round();
-        }
-    }
 }
 
 #[test]
@@ -159,19 +152,22 @@ fn the_kernels_server_refers_to_ganesha() {
 }
 
 #[test]
-fn a_server_that_comes_late_is_waited_for_and_only_by_those_who_look_for_it() {
-    let mut led = Led::new(|config| config.options.timeo = 500_000_000);
+fn a_server_that_comes_late_or_is_frozen_is_waited_for_only_by_those_who_work_there() {
+    let mut led = Led::new(|config| config.options.timeo = 1_000_000_000);
     led.there.kill();
-    let lookup = led.host.message(Opcode::LOOKUP, ROOT);
-    let ticket = led.host.bed.send(&lookup.name("data").room(128));
+    let found = led.host.lookup(ROOT, "data").map(drop);
+    assert_eq!(found, Err(Errno::ETIMEDOUT));
     led.host.file(ROOT, "f", b"content");
-    led.idle(1000);
-    assert!(led.host.bed.answer(ticket).is_none());
     assert_eq!(led.relay.calls(), 0);
     led.there.restart();
-    led.host.finish(ticket).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    let dir = loop {
+        assert!(Instant::now() < end);
+        if let Ok(found) = led.host.lookup(ROOT, "data") {
+            break found.nodeid;
+        }
+    };
     // The names of a directory, its files, and what is not there.
-    let dir = led.host.lookup(ROOT, "data").unwrap().nodeid;
     fs::write(led.there.path("g"), b"there").unwrap();
     let names = led.host.list(dir, 4096, true);
     assert!(names.iter().any(|entry| entry.name == "g"));
@@ -179,6 +175,18 @@ fn a_server_that_comes_late_is_waited_for_and_only_by_those_who_look_for_it() {
     let shown = led.host.list(ROOT, 4096, true);
     let data = shown.iter().find(|entry| entry.name == "data").unwrap();
     assert!(data.entry.is_none());
+    // Frozen, it keeps those who ask for its files, and nobody else.
+    led.there.freeze(true);
+    let message = led.host.message(Opcode::LOOKUP, dir).name("g").room(128);
+    let waits = led.host.bed.send(&message);
+    for at in 0..3 {
+        assert_eq!(led.host.lookup(ROOT, "data").unwrap().nodeid, dir);
+        led.host.file(ROOT, &format!("f{at}"), b"content");
+    }
+    assert!(led.host.bed.answer(waits).is_none());
+    led.there.freeze(false);
+    assert_eq!(led.host.finish(waits), Ok(()));
+    assert_eq!(led.host.bed.unanswered(), 0);
 }
 
 #[test]

@@ -72,6 +72,7 @@ impl Nfs {
 
     /// Read the answer to a task's call.
     pub(super) fn results(&mut self, handle: TaskId, mut results: Results<'_>) {
+        self.border.mute = false;
         let sequence = match ok(results.sequence()) {
             Ok(sequence) if self.is_of(handle, &sequence) => sequence,
             Ok(_) | Err(Trouble::Malformed) => {

@@ -654,6 +654,9 @@ impl Nfs {
                 }
             }
         }
+        if self.volume.follows() {
+            self.give_up_lookups();
+        }
         self.own_work();
     }
 

@@ -49,6 +49,7 @@ mod recovery;
 mod referral;
 mod relock;
 mod revoked;
+mod roots;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;

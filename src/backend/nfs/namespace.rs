@@ -66,15 +66,38 @@ impl Volume for NamespaceVolume {
 /// Hold the client of one of the servers.
 pub struct Member {
     client: Nfs,
-    /// It is at work.
-    awake: bool,
+    /// When its server was last reached, or first wanted; `None` before.
+    seen: Option<Instant>,
 }
 
 impl Member {
     /// Begin with a client that nobody needs yet.
     pub const fn new(client: Nfs) -> Self {
-        let awake = false;
-        Self { client, awake }
+        Self { client, seen: None }
+    }
+
+    /// Have the client at work from now on.
+    #[inline]
+    fn wake(&mut self, now: Instant) {
+        if self.seen.is_none() {
+            self.seen = Some(now);
+        }
+    }
+
+    /// Say how the server is.
+    fn site(&mut self, now: Instant) -> Site {
+        let Some(seen) = &mut self.seen else {
+            return Site::Asleep;
+        };
+        match self.client.site() {
+            Site::Away if now.since(*seen) > self.client.patience() => Site::Silent,
+            site => {
+                if site == Site::Reached {
+                    *seen = now;
+                }
+                site
+            }
+        }
     }
 }
 
@@ -91,10 +114,10 @@ fn server_of(node: NodeId) -> usize {
 }
 
 impl Namespace {
-    /// Join the clients of a core, each at the place of its volume's tag. The first is at work at once.
-    pub fn new(members: &'static mut [Member]) -> Self {
-        if let Some(first) = members.first_mut() {
-            first.awake = true;
+    /// Join the clients of a core, each at the place of its volume's tag. The first is at work from the first poll on.
+    pub fn new(volume: &'static NamespaceVolume, members: &'static mut [Member]) -> Self {
+        for member in &mut *members {
+            member.client.border.volumes = volume.members;
         }
         let now = Instant::default();
         Self { members, now }
@@ -106,17 +129,18 @@ impl Namespace {
         let at = server_of(node);
         let at = if at < self.members.len() { at } else { 0 };
         let member = &mut self.members[at];
-        member.awake = true;
+        member.wake(self.now);
         &mut member.client
     }
 
     fn awake(&self) -> impl Iterator<Item = &Nfs> {
-        let awake = self.members.iter().filter(|member| member.awake);
+        let awake = self.members.iter().filter(|member| member.seen.is_some());
         awake.map(|member| &member.client)
     }
 
     fn awake_mut(&mut self) -> impl Iterator<Item = &mut Nfs> {
-        let awake = self.members.iter_mut().filter(|member| member.awake);
+        let awake = self.members.iter_mut();
+        let awake = awake.filter(|member| member.seen.is_some());
         awake.map(|member| &mut member.client)
     }
 
@@ -131,7 +155,9 @@ impl Namespace {
             }
             any = true;
             for (at, member) in self.members.iter_mut().enumerate() {
-                member.awake |= wanted & 1 << at != 0;
+                if wanted & 1 << at != 0 {
+                    member.wake(self.now);
+                }
             }
             while let Some(crossing) = self.members[from].client.border.leaving.pop_front() {
                 let to = usize::from(crossing.client);
@@ -146,11 +172,9 @@ impl Namespace {
 
     /// Tell each client how the servers of all are.
     fn look_around(&mut self) {
-        let mut sites = [Site::Away; MAX_CLIENTS];
-        for (site, member) in sites.iter_mut().zip(&*self.members) {
-            if member.awake {
-                *site = member.client.site();
-            }
+        let mut sites = [Site::Asleep; MAX_CLIENTS];
+        for (site, member) in sites.iter_mut().zip(&mut *self.members) {
+            *site = member.site(self.now);
         }
         for member in &mut *self.members {
             member.client.border.sites = sites;
@@ -185,6 +209,9 @@ impl FileSystem for Namespace {
 
     fn poll(&mut self, now: Instant) -> bool {
         self.now = now;
+        if let Some(first) = self.members.first_mut() {
+            first.wake(now);
+        }
         let mut any = false;
         for client in self.awake_mut() {
             any |= client.poll(now);

@@ -172,8 +172,8 @@ pub enum Op {
     Probe(Probe),
     /// Where a file system is that is not here.
     Locate {
-        /// Answer to the lookup that met it.
-        reply: Reply<Entry>,
+        /// Answer to the lookup that met it, unless that was given up.
+        reply: Option<Reply<Entry>>,
         /// Referrals so far.
         hops: u8,
         /// Names of the task's path that lead to it; zero for the task's name in its directory.
@@ -181,8 +181,8 @@ pub enum Op {
     },
     /// The task's path is looked up, to which another server led.
     Walk {
-        /// Answer.
-        reply: Reply<Entry>,
+        /// Answer, unless the lookup was given up.
+        reply: Option<Reply<Entry>>,
         /// Referrals so far.
         hops: u8,
     },
@@ -292,11 +292,12 @@ impl Op {
     /// Answer with an error.
     pub fn fail(self, error: Errno) {
         match self {
-            Self::Lookup(reply)
-            | Self::Make { reply, .. }
-            | Self::Link(reply)
-            | Self::Locate { reply, .. }
-            | Self::Walk { reply, .. } => reply.err(error),
+            Self::Lookup(reply) | Self::Make { reply, .. } | Self::Link(reply) => reply.err(error),
+            Self::Locate { reply, .. } | Self::Walk { reply, .. } => {
+                if let Some(reply) = reply {
+                    reply.err(error);
+                }
+            }
             Self::Getattr(reply) | Self::Setattr { reply, .. } => reply.err(error),
             Self::Readlink(reply) => reply.err(error),
             Self::Open(reply, _) => reply.err(error),

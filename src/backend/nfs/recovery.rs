@@ -522,7 +522,7 @@ impl Nfs {
             Next::Root | Next::Up => {
                 self.end_setup();
                 self.phase = Phase::Up;
-                self.mount_failed = None;
+                (self.mount_failed, self.border.mute) = (None, false);
                 (self.renewed, self.settled) = (self.now, self.now);
             }
             Next::Leave => self.session_ended(at),

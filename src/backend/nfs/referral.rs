@@ -7,15 +7,18 @@
 //! ```
 //!
 //! What is asked here ends with a [`Crossing`], which the [namespace](super::Namespace) carries to the other client. Of
-//! the locations that a server tells, the first is taken whose server may be followed and is reached; the others are
-//! connected to one after another while none is. A path that meets the next referral goes on from there, at most
-//! [`HOPS`] times.
+//! the locations that a server tells, the first is taken whose server may be followed and is reached; they are connected
+//! to one after another while none is. A path that meets the next referral goes on from there, at most [`HOPS`] times.
+//!
+//! A host that looks a name up lets nobody change the directory meanwhile, so a lookup does not wait for ever for another
+//! server than the directory's: within `timeo`, and 10 s at most, it is answered from [`roots`](super::roots), or with
+//! `ETIMEDOUT` when nobody was led there before.
 
 use crate::fuse::{Entry, Reply};
 use crate::mem::{Handle as TaskId, hash_bytes};
+use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
-use crate::wire::fuse::ATTR_SUBMOUNT;
-use crate::wire::nfs4::{AttrRequest, Compound, FsLocations, Results, Status, op};
+use crate::wire::nfs4::{AttrRequest, Compound, FsLocation, FsLocations, Results, Status, op};
 
 use super::answer::{Trouble, found, ok, putfh, with_attributes};
 use super::instance::Nfs;
@@ -45,11 +48,20 @@ pub struct Referral {
     pub client: u8,
 }
 
+/// Most lookups that are given up before their answers came, and whose tasks still wait for these.
+const GIVEN_UP: usize = 32;
+/// Longest wait of a lookup for another server, in nanoseconds.
+const PATIENCE: u64 = 10_000_000_000;
+
 /// Say whether a server can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Site {
-    /// Not now, or not yet.
+    /// Not yet: nobody tried.
+    Asleep,
+    /// Not now.
     Away,
+    /// Not for so long that nobody waits for it any more.
+    Silent,
     /// Yes.
     Reached,
     /// It wants nothing to do with us.
@@ -76,15 +88,21 @@ pub struct Border {
     pub wanted: u16,
     /// What is to be carried to them.
     pub leaving: heapless::Deque<Crossing, WAITING>,
+    /// What they know.
+    pub volumes: &'static [&'static NfsVolume],
+    /// A lookup was given up, and nothing has come since.
+    pub mute: bool,
 }
 
 impl Border {
     /// Begin with nobody on the other side.
     pub const fn new() -> Self {
         Self {
-            sites: [Site::Away; MAX_CLIENTS],
+            sites: [Site::Asleep; MAX_CLIENTS],
             wanted: 0,
             leaving: heapless::Deque::new(),
+            volumes: &[],
+            mute: false,
         }
     }
 }
@@ -93,6 +111,8 @@ impl Border {
 enum Choice {
     /// This client, and the path there.
     Go(u8, Path),
+    /// What is known of the path at this client's server.
+    Recall(u8, Path),
     /// Some server may be followed, and none is reached.
     Wait,
     /// None may be followed, or all refuse.
@@ -103,6 +123,18 @@ enum Choice {
 fn down<'a, 'n>(call: Compound<'a>, names: impl Iterator<Item = &'n [u8]>) -> Compound<'a> {
     let root = call.sequence(false).putrootfh();
     names.fold(root, |call, name| call.lookup(name))
+}
+
+/// Put together where a path leads that meets a referral behind so many of its names.
+fn path_there(location: &FsLocation<'_>, (path, passed): (&Path, usize)) -> Result<Path, Errno> {
+    let mut there = Path::ROOT;
+    for name in location.path {
+        there.push(name)?;
+    }
+    for name in path.names().skip(passed) {
+        there.push(name)?;
+    }
+    Ok(there)
 }
 
 impl NfsVolume {
@@ -165,9 +197,44 @@ impl Nfs {
     pub(super) fn site(&self) -> Site {
         let bound = self.links.iter().any(|link| link.state == State::Bound);
         match self.mount_failed {
-            _ if self.phase == Phase::Up && bound => Site::Reached,
-            Some(status) => Site::Refused(status.errno()),
-            None => Site::Away,
+            _ if self.phase == Phase::Up && bound && !self.border.mute => Site::Reached,
+            // Who was there once is waited for.
+            Some(status) if self.mounted.is_none() => Site::Refused(status.errno()),
+            _ => Site::Away,
+        }
+    }
+
+    /// Give how long a lookup waits for this server, in nanoseconds, where it is not that of the directory.
+    pub(super) fn patience(&self) -> u64 {
+        self.volume.settings.options.timeo.min(PATIENCE)
+    }
+
+    /// Answer lookups that other servers led here and that were not answered within the time for that. Their calls may
+    /// still be done, so their tasks stay.
+    pub(super) fn give_up_lookups(&mut self) {
+        let (volume, patience) = (self.volume, self.patience());
+        let mut given_up = 0;
+        for (handle, task) in self.tasks.iter_mut() {
+            let (reply, hops) = match &mut task.op {
+                Op::Walk { reply, hops } | Op::Locate { reply, hops, .. } => (reply, *hops),
+                _ => continue,
+            };
+            if reply.is_none() {
+                given_up += 1;
+            }
+            let waits = task.asked != Instant::default() && self.now.since(task.asked) > patience;
+            if !waits || hops == 0 || given_up == GIVEN_UP {
+                continue;
+            }
+            if let Some(reply) = reply.take() {
+                given_up += 1;
+                self.border.mute = true;
+                let path = self.args[handle.index as usize].path();
+                match volume.recall_root(&path, reply.epoch()) {
+                    Ok(entry) => reply.ok(entry),
+                    Err(errno) => reply.err(errno),
+                }
+            }
         }
     }
 
@@ -201,7 +268,7 @@ impl Nfs {
         };
         task.op = match core::mem::replace(&mut task.op, Op::Renew) {
             Op::Lookup(reply) => Op::Locate {
-                reply,
+                reply: Some(reply),
                 hops: 0,
                 walked,
             },
@@ -224,11 +291,18 @@ impl Nfs {
         let Some(task) = self.tasks.get(handle) else {
             return Ok(());
         };
-        let Op::Locate { hops, walked, .. } = task.op else {
+        let Op::Locate {
+            reply: Some(_),
+            hops,
+            walked,
+        } = task.op
+        else {
+            self.finish(handle);
             return Ok(());
         };
         let (tries, walked) = (task.tries, usize::from(walked));
-        let mut rest = Path::ROOT;
+        let path = self.args[handle.index as usize].path();
+        let mut rest = (&Path::ROOT, 0);
         if walked == 0 {
             putfh(&mut results)?;
             ok(results.step(op::LOOKUP))?;
@@ -237,7 +311,7 @@ impl Nfs {
             for _ in 0..walked {
                 ok(results.step(op::LOOKUP))?;
             }
-            rest = self.args[handle.index as usize].path();
+            rest = (&path, walked);
         }
         let locations = ok(results.locations())?;
         if hops == HOPS {
@@ -245,13 +319,16 @@ impl Nfs {
             return Ok(());
         }
         let choice = match locations {
-            Some(locations) => self.choose(locations, rest.names().skip(walked), tries),
+            Some(locations) => self.choose(locations, rest, tries),
             None => Choice::Fail(Errno::EREMOTE),
         };
         match choice {
             Choice::Fail(errno) => self.fail(handle, errno),
             Choice::Go(client, path) if !self.border.leaving.is_full() => {
-                if let Op::Locate { reply, .. } = self.finish(handle) {
+                if let Op::Locate {
+                    reply: Some(reply), ..
+                } = self.finish(handle)
+                {
                     let _ = self.border.leaving.push_back(Crossing {
                         client,
                         reply,
@@ -261,34 +338,56 @@ impl Nfs {
                 }
             }
             Choice::Go(..) | Choice::Wait => self.delay(handle),
+            Choice::Recall(client, path) => {
+                let volume = self.border.volumes[usize::from(client)];
+                if let Op::Locate {
+                    reply: Some(reply), ..
+                } = self.finish(handle)
+                {
+                    match volume.recall_root(&path, reply.epoch()) {
+                        Ok(entry) => reply.ok(entry),
+                        Err(errno) => reply.err(errno),
+                    }
+                }
+            }
         }
         Ok(())
     }
 
-    /// Choose among locations; `rest` is what of the path is behind the referral. The first locations are wanted before
-    /// the others: one more with each try.
-    fn choose<'n>(
-        &mut self,
-        locations: FsLocations<'n>,
-        rest: impl Iterator<Item = &'n [u8]>,
-        tries: u32,
-    ) -> Choice {
+    /// Choose among locations; `rest` is what of the path is behind the referral. Locations are wanted in their order: one
+    /// more with each try.
+    fn choose(&mut self, locations: FsLocations<'_>, rest: (&Path, usize), tries: u32) -> Choice {
         let volume = self.volume;
-        let (mut refused, mut away, mut stranger) = (None, 0, None);
-        let mut chosen = None;
-        'all: for location in locations {
+        let (mut failed, mut kept) = (None, None);
+        let (mut away, mut stranger) = (0, None);
+        for location in locations {
             for server in location.servers {
                 let Some(client) = volume.client_of(server) else {
                     stranger = stranger.or(Some(server));
                     continue;
                 };
-                match self.border.sites[usize::from(client)] {
-                    Site::Reached => {
-                        chosen = Some((client, location.path));
-                        break 'all;
+                let at = usize::from(client);
+                let path = match path_there(&location, rest) {
+                    Ok(path) => path,
+                    Err(errno) => {
+                        failed = failed.or(Some(errno));
+                        continue;
                     }
-                    Site::Refused(errno) => refused = refused.or(Some(errno)),
-                    Site::Away => {
+                };
+                let knows = |volumes: &[&NfsVolume]| {
+                    volumes.get(at).is_some_and(|there| there.knows_root(&path))
+                };
+                match self.border.sites[at] {
+                    Site::Reached => return Choice::Go(client, path),
+                    Site::Refused(errno) => failed = failed.or(Some(errno)),
+                    Site::Away if knows(self.border.volumes) => {
+                        return Choice::Recall(client, path);
+                    }
+                    Site::Silent if knows(self.border.volumes) => {
+                        kept = kept.or(Some(Choice::Recall(client, path)));
+                    }
+                    Site::Silent => failed = failed.or(Some(Errno::ETIMEDOUT)),
+                    Site::Asleep | Site::Away => {
                         if away <= tries {
                             self.border.wanted |= 1 << client;
                         }
@@ -297,18 +396,13 @@ impl Nfs {
                 }
             }
         }
-        if let Some((client, names)) = chosen {
-            let mut path = Path::ROOT;
-            let whole = names.chain(rest).try_for_each(|name| path.push(name));
-            return whole.map_or_else(Choice::Fail, |()| Choice::Go(client, path));
-        }
         if away > 0 {
             return Choice::Wait;
         }
-        if let (None, Some(stranger)) = (refused, stranger) {
+        if let (None, None, Some(stranger)) = (failed, &kept, stranger) {
             volume.tell_of(stranger);
         }
-        Choice::Fail(refused.unwrap_or(Errno::EREMOTE))
+        kept.unwrap_or(Choice::Fail(failed.unwrap_or(Errno::EREMOTE)))
     }
 
     /// Look a path up from the server's root on, as a mount does: in the machine's name.
@@ -316,6 +410,7 @@ impl Nfs {
         let Crossing {
             reply, path, hops, ..
         } = crossing;
+        let reply = Some(reply);
         let (op, user) = (Op::Walk { reply, hops }, self.machine());
         let begun = self.start(op, user, None, With::Nothing, |call| {
             with_attributes(down(call, path.names()))
@@ -350,16 +445,18 @@ impl Nfs {
             }
             end => end?,
         };
-        let Op::Walk { reply, .. } = self.finish(handle) else {
+        let path = self.args[handle.index as usize].path();
+        let Op::Walk {
+            reply: Some(reply), ..
+        } = self.finish(handle)
+        else {
             return Ok(());
         };
         match self.volume.entry(file, &attr, reply.epoch()) {
             // The host takes its root nowhere else.
             Ok(entry) if entry.node.0 == self.volume.nodes.root() => reply.err(Errno::ELOOP),
             Ok(mut entry) => {
-                if self.volume.submounts() {
-                    entry.attr.flags |= ATTR_SUBMOUNT;
-                }
+                self.volume.keep_root(&path, file, &mut entry);
                 reply.ok(entry);
             }
             Err(errno) => reply.err(errno),

@@ -72,21 +72,22 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
 /// # Errors
 /// What is wrong, in words.
 pub fn open_namespace(config: &Config) -> Result<&'static NamespaceVolume, String> {
-    let mut servers = std::vec![addresses(&config.servers, config.port)?];
+    let home = addresses(&config.servers, config.port)?;
+    let mut servers = std::vec![(&config.servers, home)];
     let mut referrals = Vec::new();
     for (name, places) in &config.referrals {
         let found = addresses(places, config.port)?;
-        let shares = |known: &Vec<SocketAddr>| known.iter().any(|known| found.contains(known));
+        let shares = |(_, known): &(_, Vec<SocketAddr>)| known.iter().any(|at| found.contains(at));
         let client = servers.iter().position(shares).unwrap_or(servers.len());
         if client == servers.len() {
-            servers.push(found);
+            servers.push((places, found));
         }
         referrals.push((name.clone(), client));
     }
     if servers.len() > MAX_CLIENTS {
         return Err(format!("referrals: more than {MAX_REFERRED} servers"));
     }
-    let addresses = servers[0].iter().map(|address| address.ip().to_string());
+    let addresses = servers[0].1.iter().map(|address| address.ip().to_string());
     let names = config.servers.iter();
     let names = names.map(|name| trunking::port_of(name, 0).0.to_string());
     referrals.extend(names.chain(addresses).map(|name| (name, 0)));
@@ -96,8 +97,13 @@ pub fn open_namespace(config: &Config) -> Result<&'static NamespaceVolume, Strin
     });
     let referrals: &'static [Referral] = referrals.collect::<Vec<_>>().leak();
     let mut members = std::vec![open_with(config, referrals)?];
-    for (tag, addresses) in (0..).zip(servers).skip(1) {
-        members.push(referred(config, addresses, tag, referrals)?);
+    for (tag, (places, addresses)) in (0..).zip(servers).skip(1) {
+        let own = Config {
+            servers: places.clone(),
+            export: "/".into(),
+            ..config.clone()
+        };
+        members.push(referred(&own, addresses, tag, referrals)?);
     }
     Ok(Box::leak(Box::new(NamespaceVolume {
         members: members.leak(),
@@ -111,19 +117,14 @@ fn referred(
     tag: u8,
     referrals: &'static [Referral],
 ) -> Result<&'static NfsVolume, String> {
-    let own = Config {
-        servers: addresses.iter().map(ToString::to_string).collect(),
-        export: "/".into(),
-        ..config.clone()
-    };
     let settings = Settings {
         tag,
         referrals,
         owners: names(&config.owners),
         groups: names(&config.groups),
-        ..settings(&own, addresses, config.minor)
+        ..settings(config, addresses, config.minor)
     };
-    let volume = volume(&own, settings, &NOTHING, 0)?;
+    let volume = volume(config, settings, &NOTHING, 0)?;
     volume.watch(config.watches);
     Ok(volume)
 }
@@ -312,6 +313,6 @@ impl NamespaceVolume {
         for member in self.members {
             members.push(Member::new(member.attach(requests)?));
         }
-        Ok(Namespace::new(members.leak()))
+        Ok(Namespace::new(self, members.leak()))
     }
 }

@@ -10,6 +10,7 @@ use super::idmap::Names;
 use super::known::Known;
 use super::lock_table::LockTable;
 use super::referral::{Referral, TOLD};
+use super::roots::Roots;
 use super::uncommitted::Uncommitted;
 use crate::fuse::{Entry, Fh, NodeId, Volume};
 use crate::mem::{
@@ -208,6 +209,8 @@ pub struct NfsVolume {
     submounts: AtomicBool,
     /// Marks of servers that referrals led to and that may not be followed.
     pub(super) told: Mutex<heapless::Vec<u64, TOLD>>,
+    /// Directories that referrals led to.
+    pub(super) roots: Mutex<Roots>,
     root_fsid: (u64, u64),
     counter: AtomicU64,
 }
@@ -264,6 +267,7 @@ impl NfsVolume {
             verifier: boot.to_be_bytes(),
             submounts: AtomicBool::new(false),
             told: Mutex::new(heapless::Vec::new()),
+            roots: Mutex::new(Roots::default()),
             root_fsid: fsid,
             counter: AtomicU64::new(1),
         };
@@ -450,10 +454,23 @@ impl NfsVolume {
         found: &FileAttr<'_>,
         epoch: u32,
     ) -> Result<Entry, Errno> {
-        let attr = self.attr(found);
+        self.entry_of(handle, self.attr(found), (found.kind, found.change), epoch)
+    }
+
+    /// Hand a file of these attributes, kind and state of the content to the host, counting one lookup.
+    ///
+    /// # Errors
+    /// As for [`Self::entry`].
+    pub(super) fn entry_of(
+        &self,
+        handle: Handle,
+        attr: Attr,
+        (kind, change): (FileKind, u64),
+        epoch: u32,
+    ) -> Result<Entry, Errno> {
         let make = || Node {
             fileid: attr.ino,
-            change: found.change,
+            change,
             opens: 0,
             silly: None,
             unsaid: None,
@@ -469,7 +486,7 @@ impl NfsVolume {
             node: NodeId(node),
             generation: 0,
             attr,
-            entry_ttl: self.name_ttl(found.kind),
+            entry_ttl: self.name_ttl(kind),
             attr_ttl: self.ttl(),
         })
     }
