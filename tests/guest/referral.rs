@@ -1,4 +1,4 @@
-//! A guest's kernel follows a referral: it mounts the other server's file system as one of its own.
+//! A guest's kernel mounts another file system of the server, or of another server, as one of its own.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use crate::nfs::{EXPORT, Ganesha, Manner};
 use crate::{UML, nothing_is_held};
 
 #[test]
-fn a_referral_is_mounted_with_a_device_number_of_its_own() {
+fn a_referral_and_another_file_system_are_mounted_with_device_numbers_of_their_own() {
     let _turn = turn();
     let (home, there) = (
         Ganesha::start(Manner::default()),
@@ -31,5 +31,12 @@ fn a_referral_is_mounted_with_a_device_number_of_its_own() {
     assert!(!home.path("ours").exists());
     nothing_is_held(&daemon);
     assert_eq!(daemon.gauge("unanswered"), 0);
+    assert_eq!(daemon.stop(), Some(0));
+    // The same below the root of a server, which is a file system of its own that nobody can write to.
+    let address = ([127, 0, 0, 1], there.port).into();
+    let daemon = Daemon::export(address, 1, ", export = \"/\"");
+    let name = format!("name={}", EXPORT.trim_start_matches('/'));
+    UML.run(&daemon, "referral", &[&name, "root=ro"]);
+    nothing_is_held(&daemon);
     assert_eq!(daemon.stop(), Some(0));
 }

@@ -163,12 +163,15 @@ pub(super) const FRESH: Settable<'static> = Settable {
 };
 
 impl FileSystem for Nfs {
-    fn wishes(&self, _offered: InitFlags) -> Wishes {
+    fn wishes(&self, offered: InitFlags) -> Wishes {
+        self.volume
+            .set_submounts(offered.contains(InitFlags::SUBMOUNTS));
         // Not ATOMIC_O_TRUNC: the host's kernel would have the content of a running program cut before it refuses
         // that (`ETXTBSY`).
         let mut flags = InitFlags::HANDLE_KILLPRIV_V2
             | InitFlags::DO_READDIRPLUS
             | InitFlags::READDIRPLUS_AUTO
+            | InitFlags::SUBMOUNTS
             | InitFlags::AUTO_INVAL_DATA;
         if self.volume.settings.options.server_locks {
             flags |= InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS;
@@ -232,6 +235,7 @@ impl FileSystem for Nfs {
         let begun = self.start(Op::Lookup(reply), user, None, With::Nothing, |call| {
             with_attributes(call.sequence(false).putfh(&dir).lookup(name.bytes()))
         });
+        self.set_node(begun, parent);
         if self.volume.follows() {
             self.set_name(begun, &dir, name);
         }

@@ -195,16 +195,10 @@ macro_rules! by_node {
 
 impl FileSystem for Namespace {
     fn wishes(&self, offered: InitFlags) -> Wishes {
-        let Some(first) = self.members.first() else {
-            return Wishes::default();
-        };
-        for member in &*self.members {
-            let volume = member.client.volume;
-            volume.set_submounts(offered.contains(InitFlags::SUBMOUNTS));
-        }
-        let mut wishes = first.client.wishes(offered);
-        wishes.flags |= InitFlags::SUBMOUNTS;
-        wishes
+        // All of them wish for the same.
+        let wishes = self.members.iter();
+        let wishes = wishes.map(|member| member.client.wishes(offered));
+        wishes.last().unwrap_or_default()
     }
 
     fn poll(&mut self, now: Instant) -> bool {

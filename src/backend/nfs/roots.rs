@@ -12,7 +12,7 @@ use crate::wire::fuse::{ATTR_SUBMOUNT, Attr};
 use crate::wire::nfs4::{FileKind, Handle};
 
 use super::path::Path;
-use super::volume::NfsVolume;
+use super::volume::{NfsVolume, Node};
 
 /// Directories that are kept for each server; of more, those that came last.
 const KEPT: usize = 32;
@@ -22,6 +22,8 @@ struct Root {
     path: u64,
     handle: Handle,
     attr: Attr,
+    /// Mark of its file system.
+    fs: u32,
 }
 
 /// Hold them.
@@ -62,6 +64,7 @@ impl NfsVolume {
             path: self.mark(path),
             handle,
             attr: entry.attr,
+            fs: self.fs_of(entry.node.0),
         };
         self.roots.lock().keep(root);
         self.mark_root(entry);
@@ -86,10 +89,18 @@ impl NfsVolume {
         let kept = {
             let roots = self.roots.lock();
             let root = roots.find(self.mark(path));
-            root.map(|root| (root.handle, root.attr))
+            root.map(|root| (root.handle, root.attr, root.fs))
         };
-        let (handle, attr) = kept.ok_or(Errno::ETIMEDOUT)?;
-        let mut entry = self.entry_of(handle, attr, (FileKind::Directory, 0), epoch)?;
+        let (handle, attr, fs) = kept.ok_or(Errno::ETIMEDOUT)?;
+        let node = Node {
+            fileid: 0,
+            change: 0,
+            opens: 0,
+            fs,
+            silly: None,
+            unsaid: None,
+        };
+        let mut entry = self.entry_of(handle, attr, (FileKind::Directory, node), epoch)?;
         entry.attr_ttl = Duration::ZERO;
         self.mark_root(&mut entry);
         Ok(entry)
@@ -105,8 +116,12 @@ mod tests {
             ino,
             ..Attr::default()
         };
-        let handle = Handle::EMPTY;
-        Root { path, handle, attr }
+        Root {
+            path,
+            handle: Handle::EMPTY,
+            attr,
+            fs: 0,
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::mem::{
 };
 use crate::sys::watch::Watch;
 use crate::wire::errno::Errno;
-use crate::wire::fuse::{Attr, FopenFlags, encode_dev};
+use crate::wire::fuse::{ATTR_SUBMOUNT, Attr, FopenFlags, encode_dev};
 use crate::wire::nfs4::{FileAttr, FileKind, Handle, StateId, Time, Verifier};
 use crate::wire::rpc::Credentials;
 
@@ -94,6 +94,8 @@ pub struct Node {
     pub change: u64,
     /// Open files.
     pub opens: u32,
+    /// Mark of its file system; zero where that is not known.
+    pub fs: u32,
     /// Where it was renamed to when its last name went while it was open.
     pub silly: Option<Silly>,
     /// Why content was lost while nobody had the file open: whoever opens it next is told.
@@ -205,7 +207,7 @@ pub struct NfsVolume {
     pub(super) client_name: [u8; 24],
     /// This life of the client.
     pub(super) verifier: Verifier,
-    /// The host mounts file systems of other servers where it meets them.
+    /// The host mounts other file systems where it meets them.
     submounts: AtomicBool,
     /// Marks of servers that referrals led to and that may not be followed.
     pub(super) told: Mutex<heapless::Vec<u64, TOLD>>,
@@ -243,6 +245,7 @@ impl NfsVolume {
             fileid,
             change: 0,
             opens: 0,
+            fs: fs_mark(fsid),
             silly: None,
             unsaid: None,
         };
@@ -395,7 +398,7 @@ impl NfsVolume {
         }
     }
 
-    /// Note whether the host mounts file systems of other servers where it meets them.
+    /// Note whether the host mounts other file systems where it meets them.
     pub(super) fn set_submounts(&self, mounts: bool) {
         self.submounts.store(mounts, Ordering::Relaxed);
     }
@@ -432,6 +435,21 @@ impl NfsVolume {
         }
     }
 
+    /// A directory stands in one whose file system has this mark: where its own is another, and the host mounts such ones,
+    /// make it one of its own.
+    pub(super) fn mark_crossing(&self, entry: &mut Entry, found: &FileAttr<'_>, above: u32) {
+        let own = fs_mark(found.fsid);
+        let crosses = found.kind == FileKind::Directory && own != above && own != 0 && above != 0;
+        if crosses && self.submounts() {
+            entry.attr.flags |= ATTR_SUBMOUNT;
+        }
+    }
+
+    /// Give the mark of a node's file system.
+    pub(super) fn fs_of(&self, node: u64) -> u32 {
+        self.nodes.update(node, |_, node| node.fs).unwrap_or(0)
+    }
+
     /// Give the inode number that the host sees.
     pub(super) fn ino(&self, found: &FileAttr<'_>) -> u64 {
         let server = u64::from(self.settings.tag);
@@ -454,10 +472,19 @@ impl NfsVolume {
         found: &FileAttr<'_>,
         epoch: u32,
     ) -> Result<Entry, Errno> {
-        self.entry_of(handle, self.attr(found), (found.kind, found.change), epoch)
+        let node = Node {
+            fileid: 0,
+            change: found.change,
+            opens: 0,
+            fs: fs_mark(found.fsid),
+            silly: None,
+            unsaid: None,
+        };
+        self.entry_of(handle, self.attr(found), (found.kind, node), epoch)
     }
 
-    /// Hand a file of these attributes, kind and state of the content to the host, counting one lookup.
+    /// Hand a file of these attributes and this kind to the host, counting one lookup; `node` is what is known of it
+    /// besides.
     ///
     /// # Errors
     /// As for [`Self::entry`].
@@ -465,15 +492,12 @@ impl NfsVolume {
         &self,
         handle: Handle,
         attr: Attr,
-        (kind, change): (FileKind, u64),
+        (kind, node): (FileKind, Node),
         epoch: u32,
     ) -> Result<Entry, Errno> {
         let make = || Node {
             fileid: attr.ino,
-            change,
-            opens: 0,
-            silly: None,
-            unsaid: None,
+            ..node
         };
         let node = self
             .nodes
@@ -604,6 +628,7 @@ impl NfsVolume {
             fileid: 0,
             change: 0,
             opens: 0,
+            fs: 0,
             silly: None,
             unsaid: None,
         };
@@ -651,6 +676,15 @@ impl NfsVolume {
             silly,
             silly && name[4..12] == own[4..12] && name[12..20] != own[12..20],
         )
+    }
+}
+
+/// Tell file systems of a server apart; zero for one that the server does not tell.
+fn fs_mark(fsid: (u64, u64)) -> u32 {
+    let mark = (fsid.0 ^ fsid.1.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    match fsid {
+        (0, 0) => 0,
+        _ => (mark >> 32) as u32 | 1,
     }
 }
 
