@@ -80,15 +80,22 @@ const BACKEND: InitFlags = InitFlags::POSIX_LOCKS
     .union(InitFlags::NO_EXPORT_SUPPORT)
     .union(InitFlags::ALLOW_IDMAP);
 
-/// Give what the host offers, `flags2` only where it is valid.
+/// First minor version whose sub-mounts are used, that of Linux 6.12. Linux 6.1 crashes when it unmounts one right after
+/// a file in it was read and closed: its RELEASE may end when the file system is gone.
+const SOUND_SUBMOUNTS: u32 = 41;
+
+/// Give what the host offers and can do, `flags2` only where it is valid.
 pub(super) fn offered(init: &InitIn) -> InitFlags {
     let low = InitFlags::from_bits_retain(u64::from(init.flags));
     let high = InitFlags::from_bits_retain(u64::from(init.flags2) << 32);
+    let mut offered = low;
     if low.contains(InitFlags::INIT_EXT) {
-        low | high
-    } else {
-        low
+        offered |= high;
     }
+    if init.minor < SOUND_SUBMOUNTS {
+        offered -= InitFlags::SUBMOUNTS;
+    }
+    offered
 }
 
 /// Answer an INIT.
@@ -160,6 +167,21 @@ mod tests {
             u64::from(out.flags) | u64::from(out.flags2) << 32,
             few.bits()
         );
+    }
+
+    #[test]
+    fn sub_mounts_are_for_hosts_that_survive_them() {
+        let wishes = Wishes {
+            flags: InitFlags::all(),
+            ..Default::default()
+        };
+        for (minor, used) in [(31, false), (40, false), (41, true), (45, true)] {
+            let init = init(minor, InitFlags::all());
+            assert_eq!(offered(&init).contains(InitFlags::SUBMOUNTS), used);
+            let out = answer(&init, &wishes, &Limits::default()).unwrap();
+            let given = InitFlags::from_bits_retain(out.flags.into());
+            assert_eq!(given.contains(InitFlags::SUBMOUNTS), used, "{minor}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 
-use crate::boot::turn;
+use crate::boot::{Guest, turn};
 use crate::daemon::Daemon;
 use crate::nfs::{EXPORT, Ganesha, Manner};
 use crate::{UML, nothing_is_held};
@@ -27,6 +27,9 @@ fn a_referral_and_another_file_system_are_mounted_with_device_numbers_of_their_o
     );
     let daemon = Daemon::nfs(&home, 1, &referrals);
     UML.run(&daemon, "referral", &[]);
+    nothing_is_held(&daemon);
+    // An older kernel, whose sub-mounts are not used.
+    Guest::uml("6.1").run(&daemon, "referral", &["device=same"]);
     assert_eq!(fs::read(there.path("ours")).unwrap(), b"from inside");
     assert!(!home.path("ours").exists());
     nothing_is_held(&daemon);

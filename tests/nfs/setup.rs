@@ -392,7 +392,10 @@ fn another_file_system_of_the_server_is_one_of_its_own_where_the_host_mounts_suc
     host.fake.server().tree.node(file).unwrap().fsid = (9, 1);
     assert_eq!(host.lookup(ROOT, "file").unwrap().attr.flags, 0);
     let offered = InitFlags::all() - InitFlags::SUBMOUNTS;
-    host.bed.init_as(40, offered);
+    host.bed.init_as(45, offered);
+    assert_eq!(flags(&mut host), 0);
+    // One that would not survive it.
+    host.bed.init_as(40, InitFlags::all());
     assert_eq!(flags(&mut host), 0);
     host.check();
 }

@@ -11,8 +11,8 @@
 //! from one to another, is `EXDEV`.
 //!
 //! The host mounts the root of each referral as a file system of its own (FUSE_SUBMOUNTS, which Linux offers over
-//! virtio-fs and not over `/dev/fuse`), with a device number of its own, where it can; elsewhere it is a directory like
-//! others. What one server lacks the host goes on asking the others for; but SEEK_DATA, once refused by one of NFSv4.1, it
+//! virtio-fs and not over `/dev/fuse`, and which is used from 6.12 on), with a device number of its own; elsewhere it is a
+//! directory like others. What one server lacks the host goes on asking the others for; but SEEK_DATA, once refused by one of NFSv4.1, it
 //! does by itself for all.
 
 use core::ffi::CStr;
