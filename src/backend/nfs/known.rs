@@ -105,7 +105,7 @@ mod tests {
         };
         known.learn(&mounted);
         assert_eq!((known.max_read(), known.max_write()), (4096, LARGEST));
-        assert_eq!((known.lease(), known.xattr()), (3600_000_000_000, true));
+        assert_eq!((known.lease(), known.xattr()), (3_600_000_000_000, true));
         (mounted.lease, mounted.xattr) = (0, false);
         known.learn(&mounted);
         assert_eq!((known.lease(), known.xattr()), (1_000_000_000, false));

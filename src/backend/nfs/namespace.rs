@@ -195,10 +195,12 @@ macro_rules! by_node {
 
 impl FileSystem for Namespace {
     fn wishes(&self, offered: InitFlags) -> Wishes {
-        // All of them wish for the same.
-        let wishes = self.members.iter();
-        let wishes = wishes.map(|member| member.client.wishes(offered));
-        wishes.last().unwrap_or_default()
+        // All of them wish for the same, and note what is offered.
+        let mut wishes = Wishes::default();
+        for member in &*self.members {
+            wishes = member.client.wishes(offered);
+        }
+        wishes
     }
 
     fn poll(&mut self, now: Instant) -> bool {

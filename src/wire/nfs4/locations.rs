@@ -3,7 +3,9 @@
 //! The attribute is read to its end before anything of it is given out, so what is walked through afterwards is sound.
 
 use super::MAX_OPAQUE;
-use crate::wire::xdr::{Decoder, Malformed, Result};
+#[cfg(doc)]
+use crate::wire::xdr::Malformed;
+use crate::wire::xdr::{Decoder, Result};
 
 /// Most locations of a file system, and most names of one location's server.
 const MOST: u32 = 256;
@@ -90,10 +92,7 @@ impl<'a> Iterator for FsLocations<'a> {
 
     fn next(&mut self) -> Option<FsLocation<'a>> {
         self.left = self.left.checked_sub(1)?;
-        match FsLocation::decode(&mut self.input) {
-            Ok(location) => Some(location),
-            Err(Malformed) => None,
-        }
+        FsLocation::decode(&mut self.input).ok()
     }
 }
 
