@@ -21,6 +21,10 @@
 //! A compound that the server did in part is not sent again as a whole ([`halfway`]); state that it took away is looked
 //! for ([`revoked`]).
 //!
+//! What is on another server shows as a referral. Where a table allows that server, it is followed ([`referral`]): then
+//! several of these clients make up one name space ([`namespace`]), each with a volume of its own. A host that mounts other
+//! file systems where it meets them (FUSE_SUBMOUNTS) is told of these, and of other file systems of one server.
+//!
 //! It never blocks, never allocates after start, and no answer of a server makes it panic. A restart of the server
 //! loses nothing that was answered. Locks are the server's ([`locks`]), or the host kernel's own; so are extended
 //! attributes of users ([`xattr`]) and copies ([`copy`]), where it has them. What the server asks for by the backchannel

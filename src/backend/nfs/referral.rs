@@ -8,7 +8,9 @@
 //!
 //! What is asked here ends with a [`Crossing`], which the [namespace](super::Namespace) carries to the other client. Of
 //! the locations that a server tells, the first is taken whose server may be followed and is reached; they are connected
-//! to one after another while none is. A path that meets the next referral goes on from there, at most [`HOPS`] times.
+//! to one after another while none is. One that is reached and does not have the path is not passed over: what it says is
+//! the answer. A path that meets the next referral goes on from there, at most [`HOPS`] times. What moves while it is in
+//! use (MOVED for a file that is known) is `EREMOTE`, and met anew by its name.
 //!
 //! A host that looks a name up lets nobody change the directory meanwhile, so a lookup does not wait for ever for another
 //! server than the directory's: within `timeo`, and 10 s at most, it is answered from [`roots`](super::roots), or with
