@@ -101,6 +101,8 @@ pub struct Nfs {
     pub(super) mount: &'static [u8],
     pub(super) mounted: Option<Mounted>,
     pub(super) mount_failed: Option<Status>,
+    /// Minor version of the session's last own call.
+    pub(super) asked_minor: u32,
     /// It counts among the cores that have not taken leave.
     pub(super) joined: bool,
     /// The way to the clients of other servers.
@@ -193,6 +195,7 @@ impl Nfs {
             mount,
             mounted: None,
             mount_failed: None,
+            asked_minor: 0,
             joined: false,
             border: Border::new(),
         })

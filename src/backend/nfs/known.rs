@@ -10,8 +10,9 @@ const LARGEST: u32 = 1 << 20;
 const LEAST: u64 = 4096;
 /// Nanoseconds of a lease, as long as the server has not told it.
 const LEASE: u64 = 30_000_000_000;
-/// Newest minor version of NFSv4 that is spoken.
+/// Newest and oldest minor version of NFSv4 that is spoken.
 const NEWEST: u32 = 2;
+const OLDEST: u32 = 1;
 
 /// Hold what the cores of a device know of a server.
 pub struct Known {
@@ -46,12 +47,9 @@ impl Known {
         self.xattr.store(mounted.xattr, Ordering::Relaxed);
     }
 
-    /// The server does not speak the minor version: try the one before. False when there is none.
-    pub fn speak_older(&self) -> bool {
-        let older = self
-            .minor
-            .compare_exchange(2, 1, Ordering::Relaxed, Ordering::Relaxed);
-        older.is_ok()
+    /// The server does not speak the newest minor version: speak the oldest.
+    pub fn speak_older(&self) {
+        self.minor.store(OLDEST, Ordering::Relaxed);
     }
 
     /// Give the minor version of NFSv4: 1 or 2.
@@ -112,10 +110,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_version_has_an_older_one() {
-        let known = Known::new(Some(2));
-        assert!(known.speak_older() && !known.speak_older());
+    fn the_newest_version_is_spoken_until_the_server_has_it_not() {
+        let known = Known::new(None);
+        assert_eq!(known.minor(), 2);
+        known.speak_older();
         assert_eq!(known.minor(), 1);
-        assert!(!Known::new(Some(1)).speak_older());
+        assert_eq!(Known::new(Some(1)).minor(), 1);
     }
 }

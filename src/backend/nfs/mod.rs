@@ -30,6 +30,7 @@
 //! attributes of users ([`xattr`]) and copies ([`copy`]), where it has them. What the server asks for by the backchannel
 //! is done at once ([`callback`]). Source: RFC 8881, RFC 7862, RFC 8276.
 
+mod allowed;
 mod answer;
 mod callback;
 mod client;
@@ -63,8 +64,8 @@ mod uncommitted;
 mod volume;
 mod xattr;
 
+pub use allowed::{MAX_REFERRED, Referral};
 pub use idmap::Names;
 pub use instance::Nfs;
 pub use namespace::{Member, Namespace, NamespaceVolume};
-pub use referral::{MAX_REFERRED, Referral};
 pub use volume::{Cache, NfsVolume, Options, Settings};

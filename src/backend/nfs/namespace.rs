@@ -30,8 +30,9 @@ use crate::wire::fuse::{InitFlags, ReleaseFlags, WriteFlags};
 use crate::wire::nfs4::Handle;
 use crate::wire::open_flags::OpenFlags;
 
+use super::allowed::MAX_CLIENTS;
 use super::instance::Nfs;
-use super::referral::{MAX_CLIENTS, Site};
+use super::referral::Site;
 use super::volume::{NfsVolume, Node};
 
 /// Share the servers of a device between its cores.
@@ -123,7 +124,7 @@ impl Namespace {
         Self { members, now }
     }
 
-    /// Find a node's client, or one that does not know it either.
+    /// Find a node's client, or one that does not know it either, and have it at work.
     #[inline]
     fn of(&mut self, node: NodeId) -> &mut Nfs {
         let at = server_of(node);
@@ -249,7 +250,10 @@ impl FileSystem for Namespace {
     }
 
     fn forget(&mut self, node: NodeId, count: u64) {
-        self.of(node).forget(node, count);
+        // Of this the server hears nothing.
+        if let Some(member) = self.members.get_mut(server_of(node)) {
+            member.client.forget(node, count);
+        }
     }
 
     by_node! {

@@ -150,6 +150,7 @@ impl Nfs {
     pub(super) fn ask(&mut self, at: usize, ask: Ask) {
         let volume = self.volume;
         let minor = volume.known.minor();
+        self.asked_minor = minor;
         let standing = *volume.standing.lock();
         let client = standing.client.unwrap_or(0);
         let who = match &ask {
@@ -305,8 +306,10 @@ impl Nfs {
                 self.lose_session(status.name());
             }
             Err(Trouble::Status(Status::ERR_MINOR_VERS_MISMATCH))
-                if self.volume.settings.minor.is_none() && self.volume.known.speak_older() =>
+                if self.volume.settings.minor.is_none() && self.asked_minor > 1 =>
             {
+                // Another core may have found out before.
+                self.volume.known.speak_older();
                 self.close_link(at);
             }
             Err(Trouble::Status(status)) => {

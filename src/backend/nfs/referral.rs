@@ -17,39 +17,24 @@
 //! `ETIMEDOUT` when nobody was led there before.
 
 use crate::fuse::{Entry, Reply};
-use crate::mem::{Handle as TaskId, hash_bytes};
+use crate::mem::Handle as TaskId;
 use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
 use crate::wire::nfs4::{AttrRequest, Compound, FsLocation, FsLocations, Results, Status, op};
 
+use super::allowed::MAX_CLIENTS;
 use super::answer::{Trouble, found, ok, putfh, with_attributes};
 use super::instance::Nfs;
 use super::link::State;
-use super::op::{Op, With};
+use super::op::{Op, Place, With};
 use super::path::Path;
 use super::recovery::Phase;
 use super::volume::NfsVolume;
 
-/// Most servers that referrals of a device are followed to.
-pub const MAX_REFERRED: usize = 8;
-/// Most clients of a device on each core: that of the server that is mounted comes first.
-pub const MAX_CLIENTS: usize = 1 + MAX_REFERRED;
 /// Most referrals one after another.
 const HOPS: u8 = 8;
 /// Crossings that wait to be carried to other clients, which is done each round; more are asked for again.
 const WAITING: usize = 8;
-/// Servers that are told of because they may not be followed; the rest is not told of.
-pub const TOLD: usize = 8;
-
-/// Allow a server to be followed to.
-#[derive(Clone, Copy, Debug)]
-pub struct Referral {
-    /// Its name or address, as other servers tell it; letters of either case are the same.
-    pub name: &'static str,
-    /// Number of its client, which is the tag of its nodes.
-    pub client: u8,
-}
-
 /// Most lookups that are given up before their answers came, and whose tasks still wait for these.
 const GIVEN_UP: usize = 32;
 /// Longest wait of a lookup for another server, in nanoseconds.
@@ -139,61 +124,6 @@ fn path_there(location: &FsLocation<'_>, (path, passed): (&Path, usize)) -> Resu
     Ok(there)
 }
 
-impl NfsVolume {
-    /// Tell whether referrals are followed.
-    #[inline]
-    pub(super) fn follows(&self) -> bool {
-        !self.settings.referrals.is_empty()
-    }
-
-    /// Give the error for what this server lacks. Where it is the only one, the host does not ask again.
-    pub(super) fn lacks(&self) -> Errno {
-        if self.follows() {
-            Errno::EOPNOTSUPP
-        } else {
-            Errno::ENOSYS
-        }
-    }
-
-    /// Find the client of a server that may be followed.
-    fn client_of(&self, server: &[u8]) -> Option<u8> {
-        let name = server.strip_suffix(b".").unwrap_or(server);
-        let bare = name
-            .strip_prefix(b"[")
-            .and_then(|name| name.strip_suffix(b"]"));
-        let name = bare.unwrap_or(name);
-        let mut known = self.settings.referrals.iter();
-        let known = known.find(|known| known.name.as_bytes().eq_ignore_ascii_case(name));
-        known.map(|known| known.client)
-    }
-
-    /// Say once of each server that it may not be followed.
-    fn tell_of(&self, server: &[u8]) {
-        let mark = hash_bytes(0, server);
-        let mut told = self.told.lock();
-        if told.contains(&mark) || told.push(mark).is_err() {
-            return;
-        }
-        crate::log::warn!(
-            "nfs: a referral to \"{}\" is not followed; allowed: {}",
-            crate::log::Show(&server.escape_ascii()),
-            crate::log::Show(&Names(self.settings.referrals))
-        );
-    }
-}
-
-/// Show the servers that may be followed.
-struct Names(&'static [Referral]);
-
-impl core::fmt::Display for Names {
-    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        for (at, known) in self.0.iter().enumerate() {
-            write!(out, "{}{}", if at > 0 { ", " } else { "" }, known.name)?;
-        }
-        Ok(())
-    }
-}
-
 impl Nfs {
     /// Say how the server is.
     pub(super) fn site(&self) -> Site {
@@ -225,12 +155,12 @@ impl Nfs {
                 given_up += 1;
             }
             let waits = task.asked != Instant::default() && self.now.since(task.asked) > patience;
-            if !waits || hops == 0 || given_up == GIVEN_UP {
+            if !waits || hops == 0 || given_up >= GIVEN_UP {
                 continue;
             }
             if let Some(reply) = reply.take() {
                 given_up += 1;
-                self.border.mute = true;
+                self.border.mute |= task.place == Place::Sent;
                 let path = self.args[handle.index as usize].path();
                 match volume.recall_root(&path, reply.epoch()) {
                     Ok(entry) => reply.ok(entry),

@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+use super::allowed::{MAX_CLIENTS, MAX_REFERRED, Referral};
 use super::idmap::Names;
 use super::instance::Nfs;
 use super::namespace::{Member, Namespace, NamespaceVolume};
 use super::recovery::Mounted;
-use super::referral::{MAX_CLIENTS, MAX_REFERRED, Referral};
 use super::trunking;
 pub use super::trunking::addresses;
 use super::volume::{NfsVolume, Options, Settings};

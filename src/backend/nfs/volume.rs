@@ -6,10 +6,10 @@ use core::time::Duration;
 
 use spin::Mutex;
 
+use super::allowed::{Referral, TOLD};
 use super::idmap::Names;
 use super::known::Known;
 use super::lock_table::LockTable;
-use super::referral::{Referral, TOLD};
 use super::roots::Roots;
 use super::uncommitted::Uncommitted;
 use crate::fuse::{Entry, Fh, NodeId, Volume};
