@@ -90,7 +90,12 @@ pub fn open_namespace(config: &Config) -> Result<&'static NamespaceVolume, Strin
     let addresses = servers[0].1.iter().map(|address| address.ip().to_string());
     let names = config.servers.iter();
     let names = names.map(|name| trunking::port_of(name, 0).0.to_string());
-    referrals.extend(names.chain(addresses).map(|name| (name, 0)));
+    for name in names.chain(addresses) {
+        let is = |(known, _): &(String, usize)| known.eq_ignore_ascii_case(&name);
+        if !referrals.iter().any(is) {
+            referrals.push((name, 0));
+        }
+    }
     let referrals = referrals.into_iter().map(|(name, client)| Referral {
         name: Box::leak(name.into_boxed_str()),
         client: client as u8,
