@@ -297,6 +297,14 @@ fn while_a_server_is_away_only_who_works_there_waits() {
     let attributes = host.bed.send(&message);
     let message = host.message(Opcode::LOOKUP, dir).name("f").room(128);
     let waits = [attributes, host.bed.send(&message)];
+    host.idle(100);
+    let before = host.home.calls();
+    host.data();
+    assert_eq!(
+        host.home.calls() - before,
+        2,
+        "it is not asked again and again"
+    );
     // For a while, and when it is away for long: its directory is as it was.
     for _ in 0..5 {
         let found = host.data();
