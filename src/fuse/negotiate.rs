@@ -56,8 +56,8 @@ const LAYER: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::CREATE_SUPP_GROUP)
     .union(InitFlags::HAS_RESEND);
 
-/// What a backend may ask for. The rest is off: splice (there is no pipe), automatic sub-mounts, DAX, passthrough
-/// (both need this kernel's cooperation with the host's), the first version of killpriv.
+/// What a backend may ask for. The rest is off: splice (there is no pipe), DAX, passthrough (both need this kernel's
+/// cooperation with the host's), the first version of killpriv.
 const BACKEND: InitFlags = InitFlags::POSIX_LOCKS
     .union(InitFlags::ATOMIC_O_TRUNC)
     .union(InitFlags::EXPORT_SUPPORT)
@@ -73,21 +73,29 @@ const BACKEND: InitFlags = InitFlags::POSIX_LOCKS
     .union(InitFlags::CACHE_SYMLINKS)
     .union(InitFlags::NO_OPENDIR_SUPPORT)
     .union(InitFlags::EXPLICIT_INVAL_DATA)
+    .union(InitFlags::SUBMOUNTS)
     .union(InitFlags::HANDLE_KILLPRIV_V2)
     .union(InitFlags::SECURITY_CTX)
     .union(InitFlags::DIRECT_IO_ALLOW_MMAP)
     .union(InitFlags::NO_EXPORT_SUPPORT)
     .union(InitFlags::ALLOW_IDMAP);
 
-/// Give what the host offers, `flags2` only where it is valid.
+/// First minor version whose sub-mounts are used, that of Linux 6.12. Linux 6.1 crashes when it unmounts one right after
+/// a file in it was read and closed: its RELEASE may end when the file system is gone.
+const SOUND_SUBMOUNTS: u32 = 41;
+
+/// Give what the host offers and can do, `flags2` only where it is valid.
 pub(super) fn offered(init: &InitIn) -> InitFlags {
     let low = InitFlags::from_bits_retain(u64::from(init.flags));
     let high = InitFlags::from_bits_retain(u64::from(init.flags2) << 32);
+    let mut offered = low;
     if low.contains(InitFlags::INIT_EXT) {
-        low | high
-    } else {
-        low
+        offered |= high;
     }
+    if init.minor < SOUND_SUBMOUNTS {
+        offered -= InitFlags::SUBMOUNTS;
+    }
+    offered
 }
 
 /// Answer an INIT.
@@ -150,11 +158,7 @@ mod tests {
         let out = answer(&init(45, InitFlags::all()), &wishes, &Limits::default()).unwrap();
         let given = u64::from(out.flags) | u64::from(out.flags2) << 32;
         assert_eq!(given, (LAYER | BACKEND).bits());
-        for never in [
-            InitFlags::SUBMOUNTS,
-            InitFlags::HANDLE_KILLPRIV,
-            InitFlags::PASSTHROUGH,
-        ] {
+        for never in [InitFlags::HANDLE_KILLPRIV, InitFlags::PASSTHROUGH] {
             assert_eq!(given & never.bits(), 0);
         }
         let few = InitFlags::INIT_EXT | InitFlags::ASYNC_READ | InitFlags::SECURITY_CTX;
@@ -163,6 +167,21 @@ mod tests {
             u64::from(out.flags) | u64::from(out.flags2) << 32,
             few.bits()
         );
+    }
+
+    #[test]
+    fn sub_mounts_are_for_hosts_that_survive_them() {
+        let wishes = Wishes {
+            flags: InitFlags::all(),
+            ..Default::default()
+        };
+        for (minor, used) in [(31, false), (40, false), (41, true), (45, true)] {
+            let init = init(minor, InitFlags::all());
+            assert_eq!(offered(&init).contains(InitFlags::SUBMOUNTS), used);
+            let out = answer(&init, &wishes, &Limits::default()).unwrap();
+            let given = InitFlags::from_bits_retain(out.flags.into());
+            assert_eq!(given.contains(InitFlags::SUBMOUNTS), used, "{minor}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //!  key ──hash──> bucket ──> entry ──> entry      a bucket's chain is linked through the entries
 //!                  │          │
-//!                shard      nodeid = generation | shard | index of the entry
+//!                shard      nodeid = tag | generation | shard | index of the entry
 //! ```
 //!
 //! A device's cores share one table. The buckets are divided among shards, each with a short spin lock that guards its
@@ -11,7 +11,8 @@
 //! one pool for all shards, whose own lock is taken inside a shard's lock, only to add or remove a node; so the capacity
 //! is exact however the keys spread.
 //!
-//! An entry's generation grows with each use, so a nodeid that the host kept too long, or made up, finds nothing.
+//! The highest four bits of a nodeid are the table's tag, zero for most: where a device has several tables, they tell whose
+//! node it is. An entry's generation grows with each use, so a nodeid that the host kept too long, or made up, finds nothing.
 
 use core::mem::size_of;
 
@@ -89,10 +90,15 @@ pub struct NodeTable<K: 'static, V: 'static> {
     pool: SpinLock<FreeList>,
     root_key: K,
     seed: u64,
+    /// In its place.
+    tag: u64,
     index_bits: u32,
     shard_bits: u32,
     bucket_bits: u32,
 }
+
+/// Bits of a nodeid below the tag.
+const TAG_AT: u32 = 60;
 
 const fn bucket_bits(capacity: u32) -> u32 {
     let bits = u32::BITS - capacity.leading_zeros();
@@ -120,22 +126,45 @@ impl<K: NodeKey + Send + Sync, V: Send> NodeTable<K, V> {
         root_key: K,
         root_value: V,
     ) -> Result<&'static Self, OutOfMemory> {
-        let shard_bits = shard_bits(capacity);
-        Self::with_shards(arena, capacity, shard_bits, seed, root_key, root_value)
+        Self::tagged(arena, capacity, 0, seed, root_key, root_value)
+    }
+
+    /// Reserve a table as [`Self::new`] does whose nodeids have a tag, 0 to 15 ([`Self::tag_of`]). With a tag the root has
+    /// it, too, and not the number that the host gives the root.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn tagged(
+        arena: &Arena,
+        capacity: u32,
+        tag: u8,
+        seed: u64,
+        root_key: K,
+        root_value: V,
+    ) -> Result<&'static Self, OutOfMemory> {
+        let bits = shard_bits(capacity);
+        Self::with_shards(arena, capacity, (tag, bits), seed, root_key, root_value)
+    }
+
+    /// Give the tag of the table whose nodeid this is.
+    #[inline]
+    pub const fn tag_of(nodeid: u64) -> u8 {
+        (nodeid >> TAG_AT) as u8
     }
 
     fn with_shards(
         arena: &Arena,
         capacity: u32,
-        shard_bits: u32,
+        (tag, shard_bits): (u8, u32),
         seed: u64,
         root_key: K,
         root_value: V,
     ) -> Result<&'static Self, OutOfMemory> {
         let capacity = capacity.clamp(1, u32::MAX - 1);
+        let tag = u64::from(tag) << TAG_AT;
         let entries: &'static [Entry<K, V>] = sync::table(arena, capacity as usize + 1)?;
         let root = &entries[ROOT as usize];
-        root.id.store(ROOT_ID, Ordering::Relaxed);
+        root.id.store(tag | ROOT_ID, Ordering::Relaxed);
         // SAFETY: the table is not shared yet.
         unsafe {
             root.body.write(Body {
@@ -151,6 +180,7 @@ impl<K: NodeKey + Send + Sync, V: Send> NodeTable<K, V> {
             pool: SpinLock::new(FreeList::new(ROOT + 1, capacity + 1)),
             root_key,
             seed,
+            tag,
             index_bits: u32::BITS - capacity.leading_zeros(),
             shard_bits,
             bucket_bits: bucket_bits(capacity),
@@ -166,6 +196,12 @@ impl<K: NodeKey + Send + Sync, V: Send> NodeTable<K, V> {
             + shards
             + size_of::<Self>()
             + 4 * 64
+    }
+
+    /// Give the root's nodeid.
+    #[inline]
+    pub const fn root(&self) -> u64 {
+        self.tag | ROOT_ID
     }
 
     /// Give the number of nodes that the table may hold, the root among them.
@@ -198,7 +234,7 @@ impl<K: NodeKey + Send + Sync, V: Send> NodeTable<K, V> {
             // Nothing to count: the root is never forgotten.
             let current = *self.shards[0].epoch.lock();
             return if current == epoch {
-                Ok(ROOT_ID)
+                Ok(self.root())
             } else {
                 Err(Refused::StaleEpoch)
             };
@@ -248,7 +284,7 @@ impl<K: NodeKey + Send + Sync, V: Send> NodeTable<K, V> {
     /// A node without lookups and open handles goes: its value is handed back to be disposed of. The root stays, and
     /// an unknown nodeid does nothing.
     pub fn forget(&self, nodeid: u64, count: u64) -> Option<V> {
-        if nodeid == ROOT_ID {
+        if nodeid == self.root() {
             return None;
         }
         let (index, mut locked) = self.find(nodeid)?;
@@ -403,13 +439,13 @@ impl<K: NodeKey + Send + Sync, V: Send> NodeTable<K, V> {
     /// Make the nodeid that follows `last` in an entry.
     fn next_id(&self, last: u64, shard: usize, index: u32) -> u64 {
         let low_bits = self.index_bits + self.shard_bits;
-        // Generation zero is the root's. An entry comes back to one after 2^26 uses in the largest
-        // table, 2^38 in one of a million nodes.
-        let generation = match (last >> low_bits) + 1 {
-            wrapped if wrapped >> (u64::BITS - low_bits) != 0 => 1,
+        // Generation zero is the root's. An entry comes back to one after 2^22 uses in the largest
+        // table, 2^34 in one of a million nodes.
+        let generation = match ((last & ((1 << TAG_AT) - 1)) >> low_bits) + 1 {
+            wrapped if wrapped >> (TAG_AT - low_bits) != 0 => 1,
             generation => generation,
         };
-        generation << low_bits | (shard as u64) << self.index_bits | u64::from(index)
+        self.tag | generation << low_bits | (shard as u64) << self.index_bits | u64::from(index)
     }
 
     /// Find a node and lock its shard.

@@ -145,25 +145,31 @@ impl Budget {
         }
     }
 
-    /// Each core has tasks of its own besides those of the host's requests, and connections.
+    /// Each core has tasks of its own besides those of the host's requests, and connections. Each server that referrals are
+    /// followed to takes as much again.
     fn add_nfs(&mut self, device: &Device, nfs: &config::Nfs, slots: u64, cores: u64) {
         let Limits {
             nodes, open_files, ..
         } = device.limits;
+        let servers = 1 + nfs.referrals.len() as u64;
+        let of = match servers {
+            1 => String::new(),
+            _ => format!(", of {servers} servers"),
+        };
         self.add(
             format!(
-                "device \"{}\": {nodes} nodes, {open_files} open files",
+                "device \"{}\": {nodes} nodes, {open_files} open files{of}",
                 device.tag
             ),
-            NfsVolume::footprint(nodes, open_files, nfs.uncommitted as usize) as u64,
+            servers * NfsVolume::footprint(nodes, open_files, nfs.uncommitted as usize) as u64,
         );
         let requests = slots.div_ceil(cores) as u32;
         self.add(
             format!(
-                "device \"{}\": {cores} clients of {requests} requests, {} connections each",
+                "device \"{}\": {cores} clients of {requests} requests, {} connections each{of}",
                 device.tag, nfs.connections
             ),
-            cores * Nfs::footprint(requests, nfs.connections) as u64,
+            servers * cores * Nfs::footprint(requests, nfs.connections) as u64,
         );
     }
 
@@ -299,6 +305,21 @@ mod tests {
             Budget::of(&Config::parse("f", &text).unwrap()).total()
         };
         assert!(sum(200_000) - sum(100_000) >= 100_000 * 32);
+    }
+
+    #[test]
+    fn each_server_that_is_followed_to_takes_as_much_again() {
+        let sum = |referrals: &str| {
+            let text = format!(
+                "[[device]]\ntag = \"a\"\nhal = {{ kind = \"vhost-user\", socket = \"/a\" }}\n\
+                 backend = {{ kind = \"nfs\", server = \"a\", export = \"/\"{referrals} }}\nlimits = {{ nodes = 1000 }}"
+            );
+            Budget::of(&Config::parse("f", &text).unwrap()).total()
+        };
+        let (none, one) = (sum(""), sum(", referrals = { b = \"b\" }"));
+        let two = sum(", referrals = { b = \"b\", c = [\"c\", \"d\"] }");
+        assert!(one - none >= 1000 * size_of::<[u64; 20]>() as u64);
+        assert_eq!(two - one, one - none);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::backend::kv::served::{self, Served, Store};
 use crate::backend::kv::valkey::objects::server::Keys;
 use crate::backend::kv::valkey::server::{self, Places, Server};
 use crate::backend::local::{self, LocalVolume};
-use crate::backend::nfs::{self, NfsVolume};
+use crate::backend::nfs::{self, NamespaceVolume, NfsVolume};
 use crate::backend::null::{self, Null};
 use crate::fuse::{FileSystem, Limits, Session};
 use crate::hal::fuse_dev::{self, FuseMount};
@@ -106,13 +106,27 @@ impl Backend for NfsVolume {
     }
 }
 
-fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVolume, String> {
+impl Backend for NamespaceVolume {
+    fn attach(&'static self, slots: u32) -> Result<Box<dyn FileSystem>, String> {
+        Ok(Box::new(Self::attach(self, slots)?))
+    }
+
+    fn nodes(&self) -> u64 {
+        Self::nodes(self)
+    }
+
+    fn open_files(&self) -> u64 {
+        Self::open_files(self)
+    }
+}
+
+fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static dyn Backend, String> {
     let cache = match nfs.cache {
         config::Cache::None => nfs::Cache::None,
         config::Cache::Auto => nfs::Cache::Auto,
         config::Cache::Always => nfs::Cache::Always,
     };
-    nfs::served::open(&nfs::served::Config {
+    let config = nfs::served::Config {
         servers: nfs.servers.clone(),
         port: nfs.port,
         export: nfs.export.clone(),
@@ -131,12 +145,18 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static NfsVo
         },
         owners: nfs.owners.clone(),
         groups: nfs.groups.clone(),
+        referrals: nfs.referrals.clone(),
         limits: (device.limits.nodes, device.limits.open_files),
         watches: match nfs.io_uring {
             true => device.hal.queues().into(),
             false => 0,
         },
         device: format!("{} {:?}", device.tag, device.hal),
+    };
+    // Who follows nothing has nothing on its way that would.
+    Ok(match nfs.referrals.is_empty() {
+        true => nfs::served::open(&config)?,
+        false => nfs::served::open_namespace(&config)?,
     })
 }
 
@@ -356,10 +376,7 @@ pub fn open_backend(device: &config::Device) -> Result<&'static dyn Backend, Str
             Ok(volume.map_err(|error| format!("{}: {error}", local.path.display()))?)
         }
         config::Backend::Kv(kv) => open_kv(kv, &device.limits),
-        config::Backend::Nfs(nfs) => {
-            let volume = open_nfs(device, nfs);
-            Ok(volume.map_err(|error| format!("nfs: {error}"))?)
-        }
+        config::Backend::Nfs(nfs) => open_nfs(device, nfs).map_err(|error| format!("nfs: {error}")),
     }
 }
 

@@ -198,13 +198,16 @@ fn users_name_spaces() -> Result<String, String> {
 
 /// Look the server up. Whether it gives the export shows when it is asked, at the start.
 fn nfs_server(nfs: &Nfs) -> Result<String, String> {
-    let found = addresses(&nfs.servers, nfs.port)?;
-    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-    Ok(format!(
-        "{}: {}, not connected to",
-        nfs.servers.join(", "),
-        found.join(", ")
-    ))
+    let one = |names: &[String]| {
+        let found = addresses(names, nfs.port)?;
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        Ok::<_, String>(format!("{}: {}", names.join(", "), found.join(", ")))
+    };
+    let mut all = one(&nfs.servers)?;
+    for (name, places) in &nfs.referrals {
+        all += &format!("; referrals to {name}: {}", one(places)?);
+    }
+    Ok(all + ", not connected to")
 }
 
 /// Ask a server who it is, and whether the volume is there.

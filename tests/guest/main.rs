@@ -16,6 +16,7 @@ mod knfsd;
 #[path = "../nfs/server.rs"]
 mod nfs;
 mod nfs_two;
+mod referral;
 #[expect(dead_code, reason = "the engine's own tests use all of it")]
 #[path = "../valkey/server.rs"]
 mod server;
@@ -172,7 +173,9 @@ fn an_export_of_an_nfs_server_works() {
 #[test]
 fn an_export_of_the_kernels_nfs_server_works() {
     let _turn = turn();
-    let Some(server) = Knfsd::start() else { return };
+    let Some(server) = Knfsd::start(&[]) else {
+        return;
+    };
     let daemon = Daemon::export(server.address, 1, ", export = \"/\"");
     works_on(daemon, SOME, &[]);
     let daemon = Daemon::export(server.address, 1, ", export = \"/\"");

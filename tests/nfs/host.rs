@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use dpfs::backend::nfs::served::{self, Config};
 use dpfs::backend::nfs::{Cache, Nfs, NfsVolume, Options};
+use dpfs::fuse::{FileSystem, Volume};
 pub use dpfs_harness::host::*;
 use dpfs_harness::{Bed, Setup};
 
@@ -73,6 +74,7 @@ pub fn config(port: u16) -> Config {
         },
         owners: Vec::new(),
         groups: Vec::new(),
+        referrals: Vec::new(),
         limits: (10_000, 1000),
         watches: 0,
         device: "test".into(),
@@ -81,6 +83,11 @@ pub fn config(port: u16) -> Config {
 
 /// Mount a volume on one more core.
 pub fn core(volume: &'static NfsVolume) -> dpfs_harness::Host<Nfs> {
+    core_of(volume, volume.attach(32).unwrap())
+}
+
+/// Make a device of a volume and mount it on this core.
+pub fn core_of<F: FileSystem>(volume: &'static dyn Volume, fs: F) -> dpfs_harness::Host<F> {
     // What is broken on purpose need not be told.
     dpfs::log::set_level(dpfs::log::Level::Error);
     let setup = Setup {
@@ -88,7 +95,7 @@ pub fn core(volume: &'static NfsVolume) -> dpfs_harness::Host<Nfs> {
         depth: 32,
         ..Setup::default()
     };
-    let mut bed = Bed::with(volume.attach(32).unwrap(), setup);
+    let mut bed = Bed::with(fs, setup);
     bed.init();
     dpfs_harness::Host::new(bed)
 }

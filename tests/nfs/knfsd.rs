@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+/// Name of a directory that the shared server refers from: to `/share` of `nfs2.example.org`.
+pub const REFERRAL: &str = "elsewhere";
+
 /// Run a server until dropped.
 pub struct Knfsd {
     guest: Child,
@@ -37,13 +40,15 @@ impl Knfsd {
         if let Some(server) = shared.upgrade() {
             return Some(server);
         }
-        let server = Arc::new(Self::start()?);
+        let refers = [format!("refer={REFERRAL},nfs2.example.org,/share")];
+        let server = Arc::new(Self::start(&refers)?);
         *shared = Arc::downgrade(&server);
         Some(server)
     }
 
-    /// Start one, with an empty export on XFS. `None`, having said so, where the machine gives no network interface.
-    pub fn start() -> Option<Self> {
+    /// Start one with further arguments of its job, and with an empty export on XFS. `None`, having said so, where the
+    /// machine gives no network interface.
+    pub fn start(more: &[String]) -> Option<Self> {
         static COUNT: AtomicU8 = AtomicU8::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
@@ -70,6 +75,7 @@ impl Knfsd {
         let guest = Command::new(rig)
             .args(["--uml", "7.2", "--timeout", "3600", "--job", "nfsd"])
             .args(["--arg", &format!("address={far}"), "--arg", "disk=yes"])
+            .args(more.iter().flat_map(|argument| ["--arg", argument]))
             .args(["--uml-arg", &format!("ubd0={disk}")])
             .args([
                 "--uml-arg",

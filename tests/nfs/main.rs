@@ -11,6 +11,8 @@ mod lies;
 pub mod locks;
 mod operations;
 mod recovery;
+mod referrals;
+mod referred;
 mod refusals;
 mod relay;
 mod revoked;

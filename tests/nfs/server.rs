@@ -1,7 +1,9 @@
 //! An NFS server of the test's own: nfs-ganesha on the loopback interface, with a directory of this machine as export.
 
+use std::ffi::CString;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -180,6 +182,16 @@ impl Ganesha {
         while frozen && !fs::read_dir(&tasks).unwrap().flatten().all(stands) {
             std::thread::yield_now();
         }
+    }
+
+    /// Make a directory whose file system is elsewhere: `server:/path`.
+    pub fn refer(&self, name: &str, place: &str) {
+        let path = self.path(name);
+        fs::create_dir(&path).unwrap();
+        let c_path = CString::new(path.to_str().unwrap()).unwrap();
+        dpfs::sys::xattr::set(&c_path, c"user.fs_location", place.as_bytes(), 0).unwrap();
+        // What tells ganesha that there is such an attribute.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o1000)).unwrap();
     }
 
     /// Give the path of something in the export on this machine.

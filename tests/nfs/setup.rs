@@ -2,6 +2,7 @@
 
 use dpfs::backend::nfs::served;
 use dpfs::wire::errno::Errno;
+use dpfs::wire::fuse::{ATTR_SUBMOUNT, InitFlags};
 use dpfs::wire::nfs4::{Status, attr, op};
 
 use crate::fake::files::without;
@@ -355,6 +356,47 @@ fn files_of_another_file_system_have_numbers_of_their_own() {
         host.getattr(there.nodeid, None).unwrap().ino,
         there.attr.ino
     );
+    host.check();
+}
+
+#[test]
+fn another_file_system_of_the_server_is_one_of_its_own_where_the_host_mounts_such_ones() {
+    let mut host = Mounted::new();
+    let numbers = {
+        let mut server = host.fake.server();
+        let numbers = ["there", "there/in", "here"].map(|path| server.directory(path));
+        for number in &numbers[..2] {
+            server.tree.node(*number).unwrap().fsid = (9, 1);
+        }
+        numbers
+    };
+    let flags = |host: &mut Mounted| {
+        let there = host.lookup(ROOT, "there").unwrap();
+        let inside = host.lookup(there.nodeid, "in").unwrap();
+        let here = host.lookup(ROOT, "here").unwrap();
+        let [there, inside, here] = [there, inside, here].map(|entry| entry.attr.flags);
+        assert_eq!((inside, here), (0, 0));
+        for entry in host.list(ROOT, 4096, true) {
+            let expected = if entry.name == "there" { there } else { 0 };
+            assert!(entry.entry.is_none_or(|found| found.attr.flags == expected));
+        }
+        there
+    };
+    assert_eq!(flags(&mut host), ATTR_SUBMOUNT);
+    // A file has no file system of its own, and one that the server does not tell is none.
+    host.fake.server().tree.node(numbers[0]).unwrap().fsid = (0, 0);
+    assert_eq!(host.lookup(ROOT, "there").unwrap().attr.flags, 0);
+    host.fake.server().tree.node(numbers[0]).unwrap().fsid = (9, 1);
+    host.file(ROOT, "file", b"");
+    let file = host.fake.server().tree.lookup(1, b"file").unwrap();
+    host.fake.server().tree.node(file).unwrap().fsid = (9, 1);
+    assert_eq!(host.lookup(ROOT, "file").unwrap().attr.flags, 0);
+    let offered = InitFlags::all() - InitFlags::SUBMOUNTS;
+    host.bed.init_as(45, offered);
+    assert_eq!(flags(&mut host), 0);
+    // One that would not survive it.
+    host.bed.init_as(40, InitFlags::all());
+    assert_eq!(flags(&mut host), 0);
     host.check();
 }
 

@@ -1,5 +1,7 @@
 //! The driver's side of a loopback queue, and the requests that a host's kernel would send. Allocates nothing once made.
 
+use std::ffi::CStr;
+
 use dpfs::fuse::{Limits, Session};
 use dpfs::hal::loopback::{self, FEATURES};
 use dpfs::mem::Finished;
@@ -38,6 +40,10 @@ pub struct Host {
     worker: Worker,
     base: *mut u8,
     sent: u64,
+    /// Directory that all is made in: the root, until another one is entered.
+    directory: u64,
+    /// Flags of a RENAME.
+    renames: u32,
 }
 
 impl Host {
@@ -70,7 +76,27 @@ impl Host {
             worker,
             base,
             sent: 0,
+            directory: ROOT_ID,
+            renames: 1,
         }
+    }
+
+    /// Rename as file systems do that have no RENAME_NOREPLACE.
+    pub fn rename_plainly(&mut self) {
+        self.renames = 0;
+    }
+
+    /// Make everything in this directory of the root from now on.
+    pub fn enter(&mut self, name: &CStr) {
+        let found: EntryOut = self.get(Opcode::LOOKUP, ROOT_ID, &[name.to_bytes_with_nul()]);
+        self.directory = found.nodeid;
+    }
+
+    /// Make everything in the root again.
+    pub fn leave(&mut self) {
+        let entered = std::mem::replace(&mut self.directory, ROOT_ID);
+        let forget = ForgetIn { nlookup: 1 };
+        self.silent(Opcode::FORGET, entered, &[forget.as_bytes()]);
     }
 
     /// Make a request available, and give its place.
@@ -185,7 +211,8 @@ impl Host {
             mode: 0o755,
             umask: 0,
         };
-        let directory: EntryOut = self.get(Opcode::MKDIR, 1, &[mkdir.as_bytes(), b"dir\0"]);
+        let directory: EntryOut =
+            self.get(Opcode::MKDIR, self.directory, &[mkdir.as_bytes(), b"dir\0"]);
         let directory = directory.nodeid;
         let create = CreateIn {
             flags: 0o102,
@@ -208,7 +235,7 @@ impl Host {
         };
         self.good(Opcode::RELEASE, file, &[release.as_bytes()]);
         self.good(Opcode::UNLINK, directory, &[b"file\0"]);
-        self.good(Opcode::RMDIR, 1, &[b"dir\0"]);
+        self.good(Opcode::RMDIR, self.directory, &[b"dir\0"]);
         self.silent(Opcode::FORGET, file, &[ForgetIn { nlookup: 4 }.as_bytes()]);
         let head = BatchForgetIn { count: 1, dummy: 0 };
         let one = ForgetOne {
@@ -479,7 +506,7 @@ impl Host {
         );
         let rename = Rename2In {
             newdir: directory,
-            flags: 1,
+            flags: self.renames,
             padding: 0,
         };
         self.good(
@@ -548,7 +575,8 @@ impl Host {
             umask: 0,
             open_flags: 0,
         };
-        let place = self.good(Opcode::CREATE, 1, &[create.as_bytes(), b"crowd\0"]);
+        let root = self.directory;
+        let place = self.good(Opcode::CREATE, root, &[create.as_bytes(), b"crowd\0"]);
         let entry: EntryOut = self.reply(place, OUT_HEADER_LEN as u64);
         let open: OpenOut = self.reply(place, (OUT_HEADER_LEN + size_of::<EntryOut>()) as u64);
         let (file, fh, size) = (entry.nodeid, open.fh, data.len() as u32);
@@ -584,7 +612,7 @@ impl Host {
             lock_owner: 0,
         };
         self.good(Opcode::RELEASE, file, &[release.as_bytes()]);
-        self.good(Opcode::UNLINK, 1, &[b"crowd\0"]);
+        self.good(Opcode::UNLINK, root, &[b"crowd\0"]);
         self.silent(Opcode::FORGET, file, &[ForgetIn { nlookup: 1 }.as_bytes()]);
     }
 }

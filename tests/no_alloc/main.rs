@@ -6,6 +6,9 @@
 #![cfg(feature = "daemon")]
 
 mod host;
+#[expect(dead_code, reason = "the backend's own tests use all of it")]
+#[path = "../nfs/server.rs"]
+mod nfs_server;
 #[expect(dead_code, reason = "the engine's own tests use all of it")]
 #[path = "../valkey/server.rs"]
 mod valkey;
@@ -20,10 +23,12 @@ use dpfs::backend::kv::valkey::objects::server::Keys;
 use dpfs::backend::kv::valkey::request::Durability;
 use dpfs::backend::kv::valkey::server;
 use dpfs::backend::local::{self, LocalVolume};
+use dpfs::backend::nfs;
 use dpfs::backend::null::{self, Null};
 use dpfs::runtime::Backend;
 use dpfs::wire::fuse::Opcode;
 use host::{DATA, Host};
+use nfs_server::{EXPORT, Ganesha, Manner};
 use valkey::Server;
 
 /// Count calls of the allocator while asked to.
@@ -110,6 +115,28 @@ fn allocations(backend: &'static dyn Backend, rounds: usize) -> usize {
     })
 }
 
+/// The same where another server has the directory `data`.
+fn referred_allocations(backend: &'static dyn Backend, rounds: usize) -> usize {
+    let data = vec![0x5a; DATA];
+    let mut host = Host::new(backend);
+    host.rename_plainly();
+    calls_while(|| {
+        host.init();
+        host.round(&data);
+        // The connection to the other server is made while it counts.
+        for _ in 0..rounds {
+            host.enter(c"data");
+            host.round(&data);
+            host.crowd(&data);
+            host.leave();
+            host.round(&data);
+        }
+        host.good(Opcode::DESTROY, 0, &[]);
+        host.init();
+        host.round(&data);
+    })
+}
+
 /// The same for a volume whose root directory is all there is.
 fn flat_allocations(backend: &'static dyn Backend, rounds: usize) -> usize {
     let data = vec![0x5a; DATA];
@@ -165,6 +192,40 @@ fn nothing_is_allocated_after_start() {
         assert_eq!(allocations(volume, 20), 0, "valkey, spread: {spread}");
         assert_eq!(Backend::nodes(volume), 1, "every node was forgotten");
     }
+
+    let (home, there) = (
+        Ganesha::start(Manner::default()),
+        Ganesha::start(Manner::default()),
+    );
+    home.refer("data", &format!("there:{EXPORT}"));
+    let volume = nfs::served::open_namespace(&nfs::served::Config {
+        servers: vec!["127.0.0.1".into()],
+        port: home.port,
+        export: EXPORT.into(),
+        minor: None,
+        options: nfs::Options {
+            connections: 1,
+            soft: false,
+            timeo: 60_000_000_000,
+            retrans: 2,
+            reserved_port: false,
+            cache: nfs::Cache::Auto,
+            read_only: false,
+            anonymous: false,
+            server_locks: true,
+            uncommitted: 8 << 20,
+        },
+        owners: Vec::new(),
+        groups: Vec::new(),
+        referrals: vec![("there".into(), vec![format!("127.0.0.1:{}", there.port)])],
+        limits: (1000, 100),
+        watches: 0,
+        device: "no_alloc".into(),
+    });
+    let volume = volume.unwrap();
+    assert_eq!(referred_allocations(volume, 5), 0, "nfs, by a referral");
+    assert_eq!(Backend::nodes(volume), 1, "every node was forgotten");
+    assert_eq!(Backend::open_files(volume), 0);
 
     let keys = Keys::open(&server::Config {
         places: &[server.place()],

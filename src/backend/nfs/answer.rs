@@ -6,8 +6,8 @@ use crate::mem::{Handle as TaskId, Pinned};
 use crate::wire::errno::Errno;
 use crate::wire::fuse::Kstatfs;
 use crate::wire::nfs4::{
-    AttrRequest, Compound, FileAttr, Handle, OpenClaim, OpenHow, Results, SequenceResult, StateId,
-    Status, attr, op,
+    AttrRequest, Compound, FileAttr, FileKind, Handle, OpenClaim, OpenHow, Results, SequenceResult,
+    StateId, Status, attr, op,
 };
 use crate::wire::xdr::{Malformed, Result as Decoded};
 
@@ -72,6 +72,7 @@ impl Nfs {
 
     /// Read the answer to a task's call.
     pub(super) fn results(&mut self, handle: TaskId, mut results: Results<'_>) {
+        self.border.mute = false;
         let sequence = match ok(results.sequence()) {
             Ok(sequence) if self.is_of(handle, &sequence) => sequence,
             Ok(_) | Err(Trouble::Malformed) => {
@@ -140,12 +141,24 @@ impl Nfs {
                 self.finish(handle);
             }
             Op::Probe(_) => self.probed(handle, results)?,
+            Op::Locate { .. } => self.located(handle, results)?,
+            Op::Walk { .. } => self.walked(handle, results)?,
             Op::Lookup(_) => {
                 putfh(&mut results)?;
                 ok(results.step(op::LOOKUP))?;
                 let (found, attr) = found(&mut results)?;
+                let above = task.node;
                 if let Op::Lookup(reply) = self.finish(handle) {
-                    self.answer_entry(reply, found, &attr);
+                    match volume.entry(found, &attr, reply.epoch()) {
+                        Ok(mut entry) => {
+                            if attr.kind == FileKind::Directory {
+                                let above = volume.fs_of(above);
+                                volume.mark_crossing(&mut entry, &attr, above);
+                            }
+                            reply.ok(entry);
+                        }
+                        Err(errno) => reply.err(errno),
+                    }
                 }
             }
             Op::Make { regular, .. } => {
@@ -660,6 +673,10 @@ impl Nfs {
             *file.verifier.lock() = verifier;
         }
         let (user, dir) = (task.user, task.file.as_ref().map(|file| file.handle));
+        let above = match &task.file {
+            Some(file) => volume.fs_of(file.node),
+            None => 0,
+        };
         let mut at = task.filled;
         let mut any = at > 0;
         let mut last = None;
@@ -697,8 +714,11 @@ impl Nfs {
                     } else {
                         let tells = entry.attr.error == 0 && entry.attr.is_enough();
                         let known = entry.attr.handle.filter(|_| tells);
-                        let found =
+                        let mut found =
                             known.and_then(|found| volume.entry(found, &entry.attr, epoch).ok());
+                        if let Some(found) = &mut found {
+                            volume.mark_crossing(found, &entry.attr, above);
+                        }
                         reply.push(at, found.as_ref(), ino, entry.cookie, kind, entry.name)
                     }
                 }
@@ -762,7 +782,7 @@ fn put_off(results: &Results<'_>) -> Result<(), Trouble> {
     }
 }
 
-fn putfh(results: &mut Results<'_>) -> Result<(), Trouble> {
+pub(super) fn putfh(results: &mut Results<'_>) -> Result<(), Trouble> {
     ok(results.step(op::PUTFH))
 }
 
@@ -775,7 +795,7 @@ fn renamed(results: &mut Results<'_>) -> Result<(), Trouble> {
 }
 
 /// Read GETFH, GETATTR.
-fn found<'a>(results: &mut Results<'a>) -> Result<(Handle, FileAttr<'a>), Trouble> {
+pub(super) fn found<'a>(results: &mut Results<'a>) -> Result<(Handle, FileAttr<'a>), Trouble> {
     let handle = ok(results.getfh())?;
     Ok((handle, ok(results.getattr())?))
 }

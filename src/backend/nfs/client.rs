@@ -1,5 +1,7 @@
 //! Sending and receiving: tasks get slots and go by connections, answers find their tasks.
 
+use core::sync::atomic::Ordering;
+
 use crate::fuse::{Data, Reply};
 use crate::mem::Handle;
 use crate::sys::tcp::Pieces;
@@ -83,7 +85,16 @@ impl Nfs {
                 }
                 let settings = &self.volume.settings;
                 let servers = settings.servers;
-                let server = servers[(at + link.failures) % servers.len()];
+                // Of a server that was not met at the start nobody knows whether its addresses lead to one.
+                let turn = match settings.tag {
+                    0 => at + self.links[at].failures,
+                    _ => self.links[0].failures,
+                };
+                let server = servers[turn % servers.len()];
+                if !core::mem::replace(&mut self.joined, true) {
+                    self.volume.cores.fetch_add(1, Ordering::AcqRel);
+                }
+                let link = &mut self.links[at];
                 if let Some(fd) = link.connect(&server, settings.options.reserved_port, self.now)
                     && self.epoll.add(fd, at as u64).is_err()
                 {
@@ -643,6 +654,9 @@ impl Nfs {
                 }
             }
         }
+        if self.volume.follows() {
+            self.give_up_lookups();
+        }
         self.own_work();
     }
 
@@ -705,6 +719,9 @@ impl Nfs {
             // From this the host concludes that it is to look by itself.
             (Status::ERR_NOTSUPP | Status::ERR_OP_ILLEGAL, Some(Op::Seek(_))) => {
                 return self.fail(handle, Errno::ENOSYS);
+            }
+            (Status::ERR_MOVED, Some(Op::Lookup(_))) if self.volume.follows() => {
+                return self.locate(handle);
             }
             _ => {}
         }

@@ -79,9 +79,9 @@ impl Nfs {
         reply: Reply<Copied>,
     ) {
         let volume = self.volume;
-        if volume.settings.minor < 2 || !volume.copies.load(Ordering::Relaxed) {
-            // The host copies by itself, and does not ask again.
-            return reply.err(Errno::ENOSYS);
+        if volume.known.minor() < 2 || !volume.copies.load(Ordering::Relaxed) {
+            // The host copies by itself.
+            return reply.err(volume.lacks());
         }
         let source = match self.writable().and_then(|()| volume.opened(source)) {
             Ok(source) => source,

@@ -163,12 +163,15 @@ pub(super) const FRESH: Settable<'static> = Settable {
 };
 
 impl FileSystem for Nfs {
-    fn wishes(&self, _offered: InitFlags) -> Wishes {
+    fn wishes(&self, offered: InitFlags) -> Wishes {
+        self.volume
+            .set_submounts(offered.contains(InitFlags::SUBMOUNTS));
         // Not ATOMIC_O_TRUNC: the host's kernel would have the content of a running program cut before it refuses
         // that (`ETXTBSY`).
         let mut flags = InitFlags::HANDLE_KILLPRIV_V2
             | InitFlags::DO_READDIRPLUS
             | InitFlags::READDIRPLUS_AUTO
+            | InitFlags::SUBMOUNTS
             | InitFlags::AUTO_INVAL_DATA;
         if self.volume.settings.options.server_locks {
             flags |= InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS;
@@ -229,9 +232,13 @@ impl FileSystem for Nfs {
             return reply.err(Errno::ENOENT);
         }
         let user = self.caller(&rq.caller, None);
-        self.start(Op::Lookup(reply), user, None, With::Nothing, |call| {
+        let begun = self.start(Op::Lookup(reply), user, None, With::Nothing, |call| {
             with_attributes(call.sequence(false).putfh(&dir).lookup(name.bytes()))
         });
+        self.set_node(begun, parent);
+        if self.volume.follows() {
+            self.set_name(begun, &dir, name);
+        }
     }
 
     fn getattr(&mut self, rq: &Request, node: NodeId, _: Option<Fh>, reply: Reply<Attributes>) {
@@ -835,7 +842,7 @@ impl FileSystem for Nfs {
     ) {
         /// `FALLOC_FL_PUNCH_HOLE`, which goes with `FALLOC_FL_KEEP_SIZE`.
         const PUNCH: u32 = 3;
-        if self.volume.settings.minor < 2 || (mode != 0 && mode != PUNCH) {
+        if self.volume.known.minor() < 2 || (mode != 0 && mode != PUNCH) {
             return reply.err(Errno::EOPNOTSUPP);
         }
         let file = match self.volume.opened(fh) {
@@ -909,7 +916,7 @@ impl FileSystem for Nfs {
     ) {
         const SEEK_DATA: u32 = 3;
         const SEEK_HOLE: u32 = 4;
-        if self.volume.settings.minor < 2 {
+        if self.volume.known.minor() < 2 {
             return reply.err(Errno::ENOSYS);
         }
         if !matches!(whence, SEEK_DATA | SEEK_HOLE) {

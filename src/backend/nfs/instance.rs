@@ -1,7 +1,5 @@
 //! One core's client: its tasks, its session, its connections.
 
-use core::sync::atomic::Ordering;
-
 use crate::fuse::Caller;
 use crate::mem::{Arena, Handle as TaskId, OutOfMemory, Pinned, RingBuffer, SlotMap};
 use crate::sys::epoll::Epoll;
@@ -20,6 +18,7 @@ use super::locks::leave_call;
 use super::meta::remove_call;
 use super::op::{Args, CALL_ROOM, Op, Opening, Place, Stage, Task, With};
 use super::recovery::{Mounted, Phase};
+use super::referral::Border;
 use super::slots::Slots;
 use super::volume::{Leftover, NfsVolume, OpenFile, OpenState};
 
@@ -98,10 +97,16 @@ pub struct Nfs {
     pub(super) ending: bool,
     /// How far the end is.
     pub(super) leaving: Leaving,
-    /// Path of the export, for a mount; what was found, or why not.
+    /// Path of the export, for a mount, or of the root, to know the server by; what was found, or why not.
     pub(super) mount: &'static [u8],
     pub(super) mounted: Option<Mounted>,
     pub(super) mount_failed: Option<Status>,
+    /// Minor version of the session's last own call.
+    pub(super) asked_minor: u32,
+    /// It counts among the cores that have not taken leave.
+    pub(super) joined: bool,
+    /// The way to the clients of other servers.
+    pub(super) border: Border,
 }
 
 /// Make an open file that the server knows nothing of yet.
@@ -145,7 +150,6 @@ impl Nfs {
             let _ = links.push(Link::new(arena, count)?);
         }
         let none = |_| OutOfMemory { wanted: 0, left: 0 };
-        volume.cores.fetch_add(1, Ordering::AcqRel);
         Ok(Self {
             volume,
             tasks: SlotMap::new(arena, count)?,
@@ -191,6 +195,9 @@ impl Nfs {
             mount,
             mounted: None,
             mount_failed: None,
+            asked_minor: 0,
+            joined: false,
+            border: Border::new(),
         })
     }
 
@@ -318,7 +325,7 @@ impl Nfs {
         payload: usize,
         write: impl FnOnce(Compound<'_>) -> Compound<'_>,
     ) -> bool {
-        let minor = self.volume.settings.minor;
+        let minor = self.volume.known.minor();
         let Some(task) = self.tasks.get_mut(handle) else {
             return false;
         };
@@ -428,7 +435,7 @@ impl Nfs {
         }
         self.commit_old();
         self.probe_state();
-        if self.now.since(self.renewed) > self.volume.settings.lease / 3 {
+        if self.now.since(self.renewed) > self.volume.known.lease() / 3 {
             self.renewed = self.now;
             self.start_own(Op::Renew, self.machine(), None, With::Nothing, |call| {
                 call.sequence(false)
@@ -444,7 +451,7 @@ impl Nfs {
 
     /// Write the call of a READ of what is still wanted.
     pub(super) fn build_read(&mut self, handle: TaskId, offset: u64, left: usize) -> bool {
-        let mut most = self.volume.settings.max_read;
+        let mut most = self.volume.known.max_read();
         if self.fragmented {
             most = most.min(fragments::MOST);
         }
@@ -459,7 +466,7 @@ impl Nfs {
 
     /// Write the call of a WRITE of what is left.
     pub(super) fn build_write(&mut self, handle: TaskId, offset: u64, left: usize) -> bool {
-        let now = at_once(left, self.volume.settings.max_write, self.request_room);
+        let now = at_once(left, self.volume.known.max_write(), self.request_room);
         let Some(fh) = self.file_of(handle) else {
             return false;
         };
@@ -496,6 +503,10 @@ impl Nfs {
         };
         let (wanted, attributes) = match &task.op {
             Op::ReaddirPlus(reply) => (reply.wanted(), AttrRequest::ENTRY),
+            // Numbers of files depend on their file system.
+            Op::Readdir(reply) if self.volume.settings.tag != 0 => {
+                (reply.wanted(), AttrRequest::NAME_AND_FS)
+            }
             Op::Readdir(reply) => (reply.wanted(), AttrRequest::NAME),
             _ => return,
         };

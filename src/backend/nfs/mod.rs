@@ -21,11 +21,16 @@
 //! A compound that the server did in part is not sent again as a whole ([`halfway`]); state that it took away is looked
 //! for ([`revoked`]).
 //!
+//! What is on another server shows as a referral. Where a table allows that server, it is followed ([`referral`]): then
+//! several of these clients make up one name space ([`namespace`]), each with a volume of its own. A host that mounts other
+//! file systems where it meets them (FUSE_SUBMOUNTS) is told of these, and of other file systems of one server.
+//!
 //! It never blocks, never allocates after start, and no answer of a server makes it panic. A restart of the server
 //! loses nothing that was answered. Locks are the server's ([`locks`]), or the host kernel's own; so are extended
 //! attributes of users ([`xattr`]) and copies ([`copy`]), where it has them. What the server asks for by the backchannel
 //! is done at once ([`callback`]). Source: RFC 8881, RFC 7862, RFC 8276.
 
+mod allowed;
 mod answer;
 mod callback;
 mod client;
@@ -36,15 +41,20 @@ mod fragments;
 mod halfway;
 mod idmap;
 mod instance;
+mod known;
 mod leave;
 mod link;
 mod lock_table;
 mod locks;
 mod meta;
+mod namespace;
 mod op;
+mod path;
 mod recovery;
+mod referral;
 mod relock;
 mod revoked;
+mod roots;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;
@@ -54,6 +64,8 @@ mod uncommitted;
 mod volume;
 mod xattr;
 
+pub use allowed::{MAX_REFERRED, Referral};
 pub use idmap::Names;
 pub use instance::Nfs;
+pub use namespace::{Member, Namespace, NamespaceVolume};
 pub use volume::{Cache, NfsVolume, Options, Settings};

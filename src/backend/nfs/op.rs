@@ -13,6 +13,7 @@ use crate::wire::rpc::Credentials;
 
 use super::copy::CopyCall;
 use super::locks::LockCall;
+use super::path::{MAX_PATH, Path};
 use super::revoked::Probe;
 use super::volume::{OpenFile, Silly};
 
@@ -169,6 +170,22 @@ pub enum Op {
     Renew,
     /// A state is asked after.
     Probe(Probe),
+    /// Where a file system is that is not here.
+    Locate {
+        /// Answer to the lookup that met it, unless that was given up.
+        reply: Option<Reply<Entry>>,
+        /// Referrals so far.
+        hops: u8,
+        /// Names of the task's path that lead to it; zero for the task's name in its directory.
+        walked: u8,
+    },
+    /// The task's path is looked up, to which another server led.
+    Walk {
+        /// Answer, unless the lookup was given up.
+        reply: Option<Reply<Entry>>,
+        /// Referrals so far.
+        hops: u8,
+    },
 }
 
 /// Say how far a WRITE is.
@@ -276,6 +293,11 @@ impl Op {
     pub fn fail(self, error: Errno) {
         match self {
             Self::Lookup(reply) | Self::Make { reply, .. } | Self::Link(reply) => reply.err(error),
+            Self::Locate { reply, .. } | Self::Walk { reply, .. } => {
+                if let Some(reply) = reply {
+                    reply.err(error);
+                }
+            }
             Self::Getattr(reply) | Self::Setattr { reply, .. } => reply.err(error),
             Self::Readlink(reply) => reply.err(error),
             Self::Open(reply, _) => reply.err(error),
@@ -308,14 +330,18 @@ impl Op {
     }
 }
 
-/// Hold names and directories of tasks that need them for a second call.
+/// Hold names and directories of tasks that need them for a second call, or a path.
 #[derive(Clone, Copy, zerocopy::FromZeros)]
 pub struct Args {
     /// Directory of the name that goes; of both, for a RENAME.
     pub handles: [Handle; 2],
     names: [[u8; 255]; 2],
     lens: [u8; 2],
+    /// Bytes of the path that is where the names are.
+    path: u16,
 }
+
+const _: () = assert!(MAX_PATH == 2 * 255);
 
 impl Args {
     /// Keep a name, which has at most 255 bytes.
@@ -323,6 +349,18 @@ impl Args {
         let len = name.len().min(255);
         self.names[which][..len].copy_from_slice(&name[..len]);
         self.lens[which] = len as u8;
+    }
+
+    /// Keep a path.
+    pub fn set_path(&mut self, path: &Path) {
+        let bytes = path.bytes();
+        self.names.as_flattened_mut()[..bytes.len()].copy_from_slice(bytes);
+        self.path = bytes.len() as u16;
+    }
+
+    /// Give the path.
+    pub fn path(&self) -> Path {
+        Path::of(&self.names.as_flattened()[..usize::from(self.path)])
     }
 
     /// Give a name.

@@ -149,7 +149,8 @@ impl Nfs {
     /// Write the call that asks, and queue it.
     pub(super) fn ask(&mut self, at: usize, ask: Ask) {
         let volume = self.volume;
-        let minor = volume.settings.minor;
+        let minor = volume.known.minor();
+        self.asked_minor = minor;
         let standing = *volume.standing.lock();
         let client = standing.client.unwrap_or(0);
         let who = match &ask {
@@ -161,7 +162,7 @@ impl Nfs {
         let link = &mut self.links[at];
         let mut payload = 0;
         let call = Compound::new(link.ask_buffer, minor, b"dpfs", &who);
-        let largest = volume.settings.max_read.max(volume.settings.max_write) + AROUND;
+        let largest = volume.known.max_read().max(volume.known.max_write()) + AROUND;
         let fore = ChannelSize {
             max_request: largest,
             max_response: largest,
@@ -303,6 +304,13 @@ impl Nfs {
             // A connection asked to carry a session that the server does not know any more.
             Err(Trouble::Status(status)) if self.phase == Phase::Up => {
                 self.lose_session(status.name());
+            }
+            Err(Trouble::Status(Status::ERR_MINOR_VERS_MISMATCH))
+                if self.volume.settings.minor.is_none() && self.asked_minor > 1 =>
+            {
+                // Another core may have found out before.
+                self.volume.known.speak_older();
+                self.close_link(at);
             }
             Err(Trouble::Status(status)) => {
                 crate::log::warn!("nfs: the server refuses the session: {}", status.name());
@@ -459,7 +467,7 @@ impl Nfs {
                 let root = ok(results.getfh())?;
                 let server = ok(results.server_attr())?;
                 let attr = ok(results.getattr())?;
-                self.mounted = Some(Mounted {
+                let mounted = Mounted {
                     root,
                     fsid: attr.fsid,
                     fileid: attr.fileid,
@@ -467,7 +475,9 @@ impl Nfs {
                     lease: server.lease,
                     xattr: server.xattr,
                     server: self.server,
-                });
+                };
+                self.volume.known.learn(&mounted);
+                self.mounted = Some(mounted);
                 Ok(Next::Up)
             }
         }
@@ -515,6 +525,7 @@ impl Nfs {
             Next::Root | Next::Up => {
                 self.end_setup();
                 self.phase = Phase::Up;
+                (self.mount_failed, self.border.mute) = (None, false);
                 (self.renewed, self.settled) = (self.now, self.now);
             }
             Next::Leave => self.session_ended(at),

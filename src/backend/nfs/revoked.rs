@@ -62,7 +62,7 @@ impl Nfs {
 
     /// Begin to ask after all state, at most once in a third of the lease.
     pub(super) fn probe_state(&mut self) {
-        let pause = self.volume.settings.lease / 3;
+        let pause = self.volume.known.lease() / 3;
         let recent = self.probed.is_some_and(|at| self.now.since(at) < pause);
         // One of our own that does not find room is tried again.
         let full = self.tasks.len() == self.tasks.capacity();

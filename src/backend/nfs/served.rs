@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+use super::allowed::{MAX_CLIENTS, MAX_REFERRED, Referral};
 use super::idmap::Names;
 use super::instance::Nfs;
+use super::namespace::{Member, Namespace, NamespaceVolume};
 use super::recovery::Mounted;
 use super::trunking;
 pub use super::trunking::addresses;
@@ -25,15 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PATIENCE_OF_SEVERAL: Duration = Duration::from_secs(5);
 /// Time that its end may take.
 const LEAVE: Duration = Duration::from_secs(1);
-/// Largest READ and WRITE that the host sends.
-const LARGEST: u64 = 1 << 20;
 
 /// Say which export is served, and how.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Names or addresses of the server.
+    /// Names or addresses of the server, with or without a port.
     pub servers: Vec<String>,
-    /// Its port.
+    /// Its port, where none is said.
     pub port: u16,
     /// Path of the export at the server.
     pub export: String,
@@ -45,6 +45,9 @@ pub struct Config {
     pub owners: Vec<(String, u32)>,
     /// Names of groups that have.
     pub groups: Vec<(String, u32)>,
+    /// Servers that referrals are followed to, at most [`MAX_REFERRED`]: the name or address that servers tell, and names
+    /// or addresses to reach it by. Each has a client and tables as large as those of the server that is mounted.
+    pub referrals: Vec<(String, Vec<String>)>,
     /// Nodes and open files, at most.
     pub limits: (u32, u32),
     /// Cores that are told by an io_uring what came ([`NfsVolume::watch`]); others ask their connections each time.
@@ -54,11 +57,98 @@ pub struct Config {
     pub device: String,
 }
 
-/// Find the server and the export, and make the volume.
+/// Find the server and the export, and make the volume. Referrals are not followed, whatever the configuration says.
 ///
 /// # Errors
 /// What is wrong, in words.
 pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
+    open_with(config, &[])
+}
+
+/// Find the server and the export as [`open`] does, and follow its referrals to the servers of [`Config::referrals`]. These
+/// are looked up, but not connected to before a referral leads there. Those that have an address in common are one, also
+/// with the server that is mounted, which is known by its names and addresses, too.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn open_namespace(config: &Config) -> Result<&'static NamespaceVolume, String> {
+    let home = addresses(&config.servers, config.port)?;
+    let mut servers = std::vec![(&config.servers, home)];
+    let mut referrals = Vec::new();
+    for (name, places) in &config.referrals {
+        let found = addresses(places, config.port)?;
+        let shares = |(_, known): &(_, Vec<SocketAddr>)| known.iter().any(|at| found.contains(at));
+        let client = servers.iter().position(shares).unwrap_or(servers.len());
+        if client == servers.len() {
+            servers.push((places, found));
+        }
+        referrals.push((name.clone(), client));
+    }
+    if servers.len() > MAX_CLIENTS {
+        return Err(format!("referrals: more than {MAX_REFERRED} servers"));
+    }
+    let addresses = servers[0].1.iter().map(|address| address.ip().to_string());
+    let names = config.servers.iter();
+    let names = names.map(|name| trunking::port_of(name, 0).0.to_string());
+    for name in names.chain(addresses) {
+        let is = |(known, _): &(String, usize)| known.eq_ignore_ascii_case(&name);
+        if !referrals.iter().any(is) {
+            referrals.push((name, 0));
+        }
+    }
+    let referrals = referrals.into_iter().map(|(name, client)| Referral {
+        name: Box::leak(name.into_boxed_str()),
+        client: client as u8,
+    });
+    let referrals: &'static [Referral] = referrals.collect::<Vec<_>>().leak();
+    let mut members = std::vec![open_with(config, referrals)?];
+    for (tag, (places, addresses)) in (0..).zip(servers).skip(1) {
+        let own = Config {
+            servers: places.clone(),
+            export: "/".into(),
+            ..config.clone()
+        };
+        members.push(referred(&own, addresses, tag, referrals)?);
+    }
+    Ok(Box::leak(Box::new(NamespaceVolume {
+        members: members.leak(),
+    })))
+}
+
+/// Make the volume of a server that a referral may lead to. Nothing is known of it.
+fn referred(
+    config: &Config,
+    addresses: Vec<SocketAddr>,
+    tag: u8,
+    referrals: &'static [Referral],
+) -> Result<&'static NfsVolume, String> {
+    let settings = Settings {
+        tag,
+        referrals,
+        owners: names(&config.owners),
+        groups: names(&config.groups),
+        ..settings(config, addresses, config.minor)
+    };
+    let volume = volume(config, settings, &NOTHING, 0)?;
+    volume.watch(config.watches);
+    Ok(volume)
+}
+
+/// What is known of a server before it is asked.
+const NOTHING: Mounted = Mounted {
+    root: Handle::EMPTY,
+    fsid: (0, 0),
+    fileid: 0,
+    sizes: (0, 0),
+    lease: 0,
+    xattr: false,
+    server: 0,
+};
+
+fn open_with(
+    config: &Config,
+    referrals: &'static [Referral],
+) -> Result<&'static NfsVolume, String> {
     let addresses = addresses(&config.servers, config.port)?;
     let patience = match addresses.len() {
         1 => PATIENCE,
@@ -88,27 +178,23 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
         found.map_err(|status| format!("NFS4{}", status.name()))
     });
     let settings = Settings {
-        max_read: mounted.sizes.0.clamp(4096, LARGEST) as u32,
-        max_write: mounted.sizes.1.clamp(4096, LARGEST) as u32,
-        xattr: mounted.xattr,
+        referrals,
         owners: names(&config.owners),
         groups: names(&config.groups),
-        lease: u64::from(mounted.lease.clamp(1, 3600)) * 1_000_000_000,
-        ..settings(config, servers, minor)
+        ..settings(config, servers, Some(minor))
     };
     let volume = volume(config, settings, &mounted, 0)?;
+    volume.known.learn(&mounted);
     volume.watch(config.watches);
     Ok(volume)
 }
 
-fn settings(config: &Config, servers: Vec<SocketAddr>, minor: u32) -> Settings {
+fn settings(config: &Config, servers: Vec<SocketAddr>, minor: Option<u32>) -> Settings {
     Settings {
         servers: servers.leak(),
         minor,
-        max_read: LARGEST as u32,
-        max_write: LARGEST as u32,
-        lease: 30_000_000_000,
-        xattr: false,
+        tag: 0,
+        referrals: &[],
         owners: Names::default(),
         groups: Names::default(),
         options: config.options,
@@ -166,15 +252,6 @@ fn mount(
     minor: u32,
     patience: Duration,
 ) -> Result<Result<Mounted, Status>, String> {
-    let nothing = Mounted {
-        root: Handle::EMPTY,
-        fsid: (0, 0),
-        fileid: 0,
-        sizes: (0, 0),
-        lease: 0,
-        xattr: false,
-        server: 0,
-    };
     let probe = random() | 1;
     let settings = Settings {
         options: Options {
@@ -182,9 +259,9 @@ fn mount(
             uncommitted: 0,
             ..config.options
         },
-        ..settings(config, std::vec![server], minor)
+        ..settings(config, std::vec![server], Some(minor))
     };
-    let volume = volume(config, settings, &nothing, probe)?;
+    let volume = volume(config, settings, &NOTHING, probe)?;
     let arena = map::reserve(Nfs::footprint(1, 1)).map_err(|error| error.to_string())?;
     let path: &'static [u8] = match config.export.as_bytes() {
         b"" => b"/",
@@ -224,7 +301,23 @@ impl NfsVolume {
     pub fn attach(&'static self, requests: u32) -> Result<Nfs, String> {
         let bytes = Nfs::footprint(requests, self.settings.options.connections);
         let arena = map::reserve(bytes).map_err(|error| error.to_string())?;
-        Nfs::new(&arena, self, requests, b"")
+        // What was not met at the start is known by the root.
+        let mount: &[u8] = if self.settings.tag == 0 { b"" } else { b"/" };
+        Nfs::new(&arena, self, requests, mount)
             .map_err(|_| "no memory or descriptor for the requests".to_string())
+    }
+}
+
+impl NamespaceVolume {
+    /// Make the clients of one core, each for so many requests in flight.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn attach(&'static self, requests: u32) -> Result<Namespace, String> {
+        let mut members = Vec::with_capacity(self.members.len());
+        for member in self.members {
+            members.push(Member::new(member.attach(requests)?));
+        }
+        Ok(Namespace::new(self, members.leak()))
     }
 }

@@ -14,14 +14,26 @@ use super::recovery::Mounted;
 /// Most addresses that are looked at.
 const ADDRESSES: usize = 16;
 
-/// Give the addresses of all names, in order, each once.
+/// Take a port off a name or an address: `name:port`, `192.0.2.1:port` or `[2001:db8::1]:port`.
+pub fn port_of(name: &str, port: u16) -> (&str, u16) {
+    match name.rsplit_once(':') {
+        // Of an address of version 6 without brackets all is the address.
+        Some((host, digits)) if !host.contains(':') || host.ends_with(']') => {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            digits.parse().map_or((name, port), |port| (host, port))
+        }
+        _ => (name, port),
+    }
+}
+
+/// Give the addresses of all names, in order, each once. A name without a port has this one.
 ///
 /// # Errors
 /// The name that has none, and why.
 pub fn addresses(names: &[String], port: u16) -> Result<Vec<SocketAddr>, String> {
     let mut addresses = Vec::new();
     for name in names {
-        let found = (name.as_str(), port)
+        let found = port_of(name, port)
             .to_socket_addrs()
             .map_err(|error| format!("{name}: {error}"))?;
         for address in found {
@@ -94,6 +106,7 @@ pub fn same(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::string::ToString;
 
     const TWO: [&str; 2] = ["192.0.2.1:1", "192.0.2.2:1"];
 
@@ -113,6 +126,24 @@ mod tests {
                 .map_err(String::from)
         });
         (found, asked)
+    }
+
+    #[test]
+    fn a_port_behind_a_name_counts_before_that_for_all() {
+        let of = |name: &str| addresses(&[name.into()], 2049).map(|found| found[0].to_string());
+        for (name, found) in [
+            ("192.0.2.1", "192.0.2.1:2049"),
+            ("192.0.2.1:7", "192.0.2.1:7"),
+            ("2001:db8::1", "[2001:db8::1]:2049"),
+            ("[2001:db8::1]:7", "[2001:db8::1]:7"),
+            ("localhost:7", "127.0.0.1:7"),
+        ] {
+            let address = of(name).unwrap();
+            assert!(address == found || name.starts_with("local"), "{address}");
+        }
+        for name in ["192.0.2.1:", "192.0.2.1:70000", "192.0.2.1:x"] {
+            assert!(of(name).unwrap_err().starts_with(name));
+        }
     }
 
     #[test]

@@ -6,8 +6,11 @@ use core::time::Duration;
 
 use spin::Mutex;
 
+use super::allowed::{Referral, TOLD};
 use super::idmap::Names;
+use super::known::Known;
 use super::lock_table::LockTable;
+use super::roots::Roots;
 use super::uncommitted::Uncommitted;
 use crate::fuse::{Entry, Fh, NodeId, Volume};
 use crate::mem::{
@@ -15,7 +18,7 @@ use crate::mem::{
 };
 use crate::sys::watch::Watch;
 use crate::wire::errno::Errno;
-use crate::wire::fuse::{Attr, FopenFlags, encode_dev};
+use crate::wire::fuse::{ATTR_SUBMOUNT, Attr, FopenFlags, encode_dev};
 use crate::wire::nfs4::{FileAttr, FileKind, Handle, StateId, Time, Verifier};
 use crate::wire::rpc::Credentials;
 
@@ -61,16 +64,12 @@ pub struct Options {
 pub struct Settings {
     /// Addresses that lead to the server; not empty.
     pub servers: &'static [SocketAddr],
-    /// Minor version of NFSv4: 1 or 2.
-    pub minor: u32,
-    /// Largest READ in bytes.
-    pub max_read: u32,
-    /// Largest WRITE in bytes.
-    pub max_write: u32,
-    /// Nanoseconds that the server keeps state which is not renewed.
-    pub lease: u64,
-    /// The server has extended attributes.
-    pub xattr: bool,
+    /// Number of the server's client among those of the device, zero for that of the server that is mounted.
+    pub tag: u8,
+    /// Servers that its referrals are followed to, by all their names. Empty: they are not followed.
+    pub referrals: &'static [Referral],
+    /// Minor version of NFSv4, 1 or 2; `None` for 2, or 1 where the server has no 2.
+    pub minor: Option<u32>,
     /// Names of owners that have numbers here.
     pub owners: Names,
     /// Names of groups that have.
@@ -95,6 +94,8 @@ pub struct Node {
     pub change: u64,
     /// Open files.
     pub opens: u32,
+    /// Mark of its file system; zero where that is not known.
+    pub fs: u32,
     /// Where it was renamed to when its last name went while it was open.
     pub silly: Option<Silly>,
     /// Why content was lost while nobody had the file open: whoever opens it next is told.
@@ -182,6 +183,8 @@ impl Standing {
 pub struct NfsVolume {
     /// How.
     pub settings: Settings,
+    /// What is known of the server.
+    pub(super) known: Known,
     pub(super) nodes: &'static NodeTable<Handle, Node>,
     pub(super) files: &'static OpenFileTable<OpenFile>,
     pub(super) leftovers: &'static SharedRing<Leftover>,
@@ -204,6 +207,12 @@ pub struct NfsVolume {
     pub(super) client_name: [u8; 24],
     /// This life of the client.
     pub(super) verifier: Verifier,
+    /// The host mounts other file systems where it meets them.
+    submounts: AtomicBool,
+    /// Marks of servers that referrals led to and that may not be followed.
+    pub(super) told: Mutex<heapless::Vec<u64, TOLD>>,
+    /// Directories that referrals led to.
+    pub(super) roots: Mutex<Roots>,
     root_fsid: (u64, u64),
     counter: AtomicU64,
 }
@@ -236,12 +245,15 @@ impl NfsVolume {
             fileid,
             change: 0,
             opens: 0,
+            fs: fs_mark(fsid),
             silly: None,
             unsaid: None,
         };
+        let (known, tag) = (Known::new(settings.minor), settings.tag);
         let volume = Self {
             settings,
-            nodes: NodeTable::new(arena, nodes, seed, root, root_node)?,
+            known,
+            nodes: NodeTable::tagged(arena, nodes, tag, seed, root, root_node)?,
             files: OpenFileTable::new(arena, open_files)?,
             leftovers: SharedRing::new(arena, LEFTOVERS)?,
             standing: Mutex::new(Standing::default()),
@@ -256,6 +268,9 @@ impl NfsVolume {
             cores: AtomicU32::new(0),
             client_name,
             verifier: boot.to_be_bytes(),
+            submounts: AtomicBool::new(false),
+            told: Mutex::new(heapless::Vec::new()),
+            roots: Mutex::new(Roots::default()),
             root_fsid: fsid,
             counter: AtomicU64::new(1),
         };
@@ -383,7 +398,18 @@ impl NfsVolume {
         }
     }
 
-    /// Lay attributes out for the host. Files of other file systems of the server get numbers of their own.
+    /// Note whether the host mounts other file systems where it meets them.
+    pub(super) fn set_submounts(&self, mounts: bool) {
+        self.submounts.store(mounts, Ordering::Relaxed);
+    }
+
+    /// Tell whether it does.
+    pub(super) fn submounts(&self) -> bool {
+        self.submounts.load(Ordering::Relaxed)
+    }
+
+    /// Lay attributes out for the host. Files of other file systems than that of the export, of the server or of another,
+    /// get numbers of their own.
     pub(super) fn attr(&self, found: &FileAttr<'_>) -> Attr {
         let Time {
             seconds: atime,
@@ -404,21 +430,35 @@ impl NfsVolume {
             uid: self.settings.owners.number(found.owner),
             gid: self.settings.groups.number(found.group),
             rdev: encode_dev(found.device.0, found.device.1),
-            blksize: self
-                .settings
-                .max_read
-                .min(self.settings.max_write)
-                .max(4096),
+            blksize: self.known.max_read().min(self.known.max_write()),
             flags: 0,
         }
     }
 
+    /// A directory stands in one whose file system has this mark: where its own is another, and the host mounts such ones,
+    /// make it one of its own.
+    pub(super) fn mark_crossing(&self, entry: &mut Entry, found: &FileAttr<'_>, above: u32) {
+        let own = fs_mark(found.fsid);
+        let crosses = found.kind == FileKind::Directory && own != above && own != 0 && above != 0;
+        if crosses && self.submounts() {
+            entry.attr.flags |= ATTR_SUBMOUNT;
+        }
+    }
+
+    /// Give the mark of a node's file system.
+    pub(super) fn fs_of(&self, node: u64) -> u32 {
+        self.nodes.update(node, |_, node| node.fs).unwrap_or(0)
+    }
+
     /// Give the inode number that the host sees.
     pub(super) fn ino(&self, found: &FileAttr<'_>) -> u64 {
-        if found.fsid == self.root_fsid || found.fsid == (0, 0) {
+        let server = u64::from(self.settings.tag);
+        let fsid = found.fsid;
+        if server == 0 && (fsid == self.root_fsid || fsid == (0, 0)) {
             return found.fileid;
         }
-        let tag = (found.fsid.0 ^ found.fsid.1.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mark = fsid.0 ^ fsid.1.rotate_left(17) ^ server.rotate_right(8);
+        let tag = mark.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         found.fileid ^ ((tag >> 48) % 0xffff + 1) << 48
     }
 
@@ -432,13 +472,32 @@ impl NfsVolume {
         found: &FileAttr<'_>,
         epoch: u32,
     ) -> Result<Entry, Errno> {
-        let attr = self.attr(found);
-        let make = || Node {
-            fileid: attr.ino,
+        let node = Node {
+            fileid: 0,
             change: found.change,
             opens: 0,
+            fs: fs_mark(found.fsid),
             silly: None,
             unsaid: None,
+        };
+        self.entry_of(handle, self.attr(found), (found.kind, node), epoch)
+    }
+
+    /// Hand a file of these attributes and this kind to the host, counting one lookup; `node` is what is known of it
+    /// besides.
+    ///
+    /// # Errors
+    /// As for [`Self::entry`].
+    pub(super) fn entry_of(
+        &self,
+        handle: Handle,
+        attr: Attr,
+        (kind, node): (FileKind, Node),
+        epoch: u32,
+    ) -> Result<Entry, Errno> {
+        let make = || Node {
+            fileid: attr.ino,
+            ..node
         };
         let node = self
             .nodes
@@ -451,7 +510,7 @@ impl NfsVolume {
             node: NodeId(node),
             generation: 0,
             attr,
-            entry_ttl: self.name_ttl(found.kind),
+            entry_ttl: self.name_ttl(kind),
             attr_ttl: self.ttl(),
         })
     }
@@ -569,6 +628,7 @@ impl NfsVolume {
             fileid: 0,
             change: 0,
             opens: 0,
+            fs: 0,
             silly: None,
             unsaid: None,
         };
@@ -616,6 +676,15 @@ impl NfsVolume {
             silly,
             silly && name[4..12] == own[4..12] && name[12..20] != own[12..20],
         )
+    }
+}
+
+/// Tell file systems of a server apart; zero for one that the server does not tell.
+fn fs_mark(fsid: (u64, u64)) -> u32 {
+    let mark = (fsid.0 ^ fsid.1.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    match fsid {
+        (0, 0) => 0,
+        _ => (mark >> 32) as u32 | 1,
     }
 }
 

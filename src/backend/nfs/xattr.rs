@@ -14,6 +14,8 @@ use crate::wire::xdr::Malformed;
 use super::answer::{Trouble, ok};
 use super::instance::Nfs;
 use super::op::{Op, With};
+#[cfg(doc)]
+use super::volume::NfsVolume;
 
 /// What the host's names of these attributes begin with.
 const PREFIX: &[u8] = b"user.";
@@ -36,10 +38,10 @@ impl Nfs {
     /// Find the file of a request about attributes.
     ///
     /// # Errors
-    /// `ENOSYS`, after which the host does not ask again, where the server has none; `ESTALE`.
+    /// [`NfsVolume::lacks`] where the server has none; `ESTALE`.
     fn with_attributes_of_users(&self, node: NodeId) -> Result<Handle, Errno> {
-        if !self.volume.settings.xattr {
-            return Err(Errno::ENOSYS);
+        if !self.volume.known.xattr() {
+            return Err(self.volume.lacks());
         }
         self.volume.handle(node)
     }

@@ -19,7 +19,7 @@ fn table(capacity: u32) -> &'static Table {
 /// Make a table whose shards are smaller than those of real ones, so that an interpreter can work through them.
 fn sharded(capacity: u32) -> &'static Table {
     let arena = test_arena(Table::footprint(capacity) + 8 * size_of::<Shard>());
-    NodeTable::with_shards(&arena, capacity, 3, 0x5eed, ROOT_KEY, 0).unwrap()
+    NodeTable::with_shards(&arena, capacity, (0, 3), 0x5eed, ROOT_KEY, 0).unwrap()
 }
 
 /// Give more of the same numbers for each seed.
@@ -151,6 +151,45 @@ fn generations_wrap_around_without_the_roots() {
     let low_bits = table.index_bits + table.shard_bits;
     let id = table.next_id(u64::MAX << low_bits, 3, 9);
     assert_eq!(id, 1 << low_bits | 3 << table.index_bits | 9);
+}
+
+#[test]
+fn nodeids_of_tables_with_tags_are_told_apart() {
+    let tables = [0, 1, 15].map(|tag| {
+        let arena = test_arena(Table::footprint(5000));
+        let table: &'static Table =
+            NodeTable::tagged(&arena, 5000, tag, 0x5eed, ROOT_KEY, 0).unwrap();
+        (tag, table)
+    });
+    let ids = tables.map(|(tag, table)| {
+        let used = table.look_up(7, || 1, 0).unwrap();
+        assert_eq!(table.forget(used, 1), Some(1));
+        let id = table.look_up(7, || tag.into(), 0).unwrap();
+        assert_ne!(id, used);
+        assert_eq!((Table::tag_of(used), Table::tag_of(id)), (tag, tag));
+        assert_eq!(table.look_up(ROOT_KEY, || 0, 0), Ok(table.root()));
+        assert_eq!(Table::tag_of(table.root()), tag);
+        assert_eq!(table.forget(table.root(), 1), None);
+        assert_eq!(table.get(table.root()), Some((ROOT_KEY, 0)));
+        (table.root(), id)
+    });
+    assert_eq!(tables[0].1.root(), ROOT_ID);
+    for (place, (tag, table)) in tables.iter().enumerate() {
+        for (other, (root, id)) in ids.iter().enumerate() {
+            let own = (other == place).then_some((7, u64::from(*tag)));
+            assert_eq!(table.get(*id), own);
+            assert_eq!(table.get(*root).is_some(), other == place);
+        }
+    }
+    // The last generation is followed by the first, and leaves the tag alone.
+    let (tag, table) = tables[2];
+    let low_bits = table.index_bits + table.shard_bits;
+    let last = u64::MAX << low_bits;
+    let id = table.next_id(last, 3, 9);
+    assert_eq!(
+        id,
+        u64::from(tag) << TAG_AT | 1 << low_bits | 3 << table.index_bits | 9
+    );
 }
 
 #[test]

@@ -7,14 +7,18 @@ use super::Cache;
 use super::daemon::or;
 use super::device::CACHES;
 use super::document::{Field, Section};
+use crate::backend::nfs::MAX_REFERRED;
 
 /// Configure the `nfs` backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nfs {
-    /// Names or addresses of the server; a name is looked up once, at the start. Connections go by all addresses that lead
-    /// to one server.
+    /// Names or addresses of the server, each with or without a port behind a colon; a name is looked up once, at the
+    /// start. Connections go by all addresses that lead to one server.
     pub servers: Vec<String>,
-    /// Its TCP port. Default: 2049.
+    /// Servers that referrals are followed to: the name or address that servers tell, and what [`Self::servers`] takes. None
+    /// is connected to before a referral leads there. Default: none, at most 8.
+    pub referrals: Vec<(String, Vec<String>)>,
+    /// TCP port of servers for which none is said. Default: 2049.
     pub port: u16,
     /// Path of the export in the server's tree.
     pub export: String,
@@ -100,6 +104,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         "locks",
         "owners",
         "groups",
+        "referrals",
     ]);
     // Each is read before any `?`, so that one problem does not hide the next.
     let allowed = format!("a name or an address of at most {HOST} bytes, or a list of these");
@@ -142,10 +147,12 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
     });
     let names = |key| or(section.get(key), Vec::new(), names);
     let (owners, groups) = (names("owners"), names("groups"));
+    let referrals = or(section.get("referrals"), Vec::new(), referrals);
     let (reserved_port, read_only) = (flag("reserved_port"), flag("read_only"));
     let io_uring = flag("io_uring");
     Some(Nfs {
         servers: servers?,
+        referrals: referrals?,
         port: port? as u16,
         export: export?,
         minor: minor?,
@@ -169,15 +176,33 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
     })
 }
 
+/// Tell whether something may be the name or the address of a server.
+fn is_host(name: &str) -> bool {
+    (1..=HOST).contains(&name.len())
+        && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
+}
+
+/// Read the servers that referrals are followed to.
+fn referrals(field: &Field) -> Option<Vec<(String, Vec<String>)>> {
+    let allowed = format!(
+        "a table of at most {MAX_REFERRED} servers: the name that servers tell, of at most {HOST} bytes, and a name or an \
+         address, or a list of these"
+    );
+    let section = field.section(&allowed)?;
+    let mut found: Vec<(String, Vec<String>)> = Vec::new();
+    for (name, places) in section.entries() {
+        let twice = |(known, _): &(String, _)| known.eq_ignore_ascii_case(name);
+        if !is_host(name) || found.len() == MAX_REFERRED || found.iter().any(twice) {
+            return field.refuse(&allowed);
+        }
+        found.push((name.to_string(), servers(&places, &allowed)?));
+    }
+    Some(found)
+}
+
 /// Read the names of a server.
 fn servers(field: &Field, allowed: &str) -> Option<Vec<String>> {
-    let one = |field: &Field| {
-        let good = |name: &str| {
-            (1..=HOST).contains(&name.len())
-                && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
-        };
-        field.text(allowed, good).map(|name| name.to_string())
-    };
+    let one = |field: &Field| field.text(allowed, is_host).map(|name| name.to_string());
     if !field.is_list() {
         return one(field).map(|name| std::vec![name]);
     }
@@ -250,6 +275,23 @@ mod tests {
         );
         let owners = [("alice@a.org".to_string(), 1000), ("bob".to_string(), 1001)];
         assert_eq!(nfs.unwrap().owners, owners);
+        let nfs = parse(
+            "server = \"a:7\", export = \"/\", referrals = { \"b.example.org\" = \"192.0.2.2:7\", c = [\"c\", \"d\"] }",
+        );
+        let referrals = [
+            ("b.example.org", vec!["192.0.2.2:7"]),
+            ("c", vec!["c", "d"]),
+        ];
+        let found = nfs.unwrap().referrals;
+        assert!(
+            found
+                .iter()
+                .map(|(name, at)| (name.as_str(), at.clone()))
+                .eq(referrals.map(|(name, at)| (
+                    name,
+                    at.iter().map(ToString::to_string).collect::<Vec<_>>()
+                )))
+        );
     }
 
     #[test]
@@ -294,6 +336,30 @@ mod tests {
             (
                 "server = \"a\", export = \"/\", timeo = \"1ms\"",
                 "timeo: found \"1ms\"; allowed: ",
+            ),
+            (
+                "server = \"a\", export = \"/\", referrals = [\"b\"]",
+                "referrals: found [\"b\"]; allowed: a table of at most 8 servers",
+            ),
+            (
+                "server = \"a\", export = \"/\", referrals = { \"b c\" = \"d\" }",
+                "allowed: a table of at most 8 servers: the name that servers tell",
+            ),
+            (
+                "server = \"a\", export = \"/\", referrals = { b = \"c\", B = \"d\" }",
+                "allowed: a table of at most 8 servers",
+            ),
+            (
+                "server = \"a\", export = \"/\", referrals = { b = \"/c\" }",
+                "referrals.b: found \"/c\"; allowed: a table",
+            ),
+            (
+                "server = \"a\", export = \"/\", referrals = { b = [] }",
+                "referrals.b: found []; allowed: 1 to 16 names or addresses",
+            ),
+            (
+                "server = \"a\", export = \"/\", referrals = { a=\"a\",b=\"a\",c=\"a\",d=\"a\",e=\"a\",f=\"a\",g=\"a\",h=\"a\",i=\"a\" }",
+                "allowed: a table of at most 8 servers",
             ),
             (
                 "server = \"a\", export = \"/\", hard = true",

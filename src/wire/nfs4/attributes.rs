@@ -1,6 +1,6 @@
 //! Attributes: which of them are asked for, how they are read and set.
 
-use super::{Handle, MAX_HANDLE, MAX_OPAQUE};
+use super::{FsLocations, Handle, MAX_HANDLE, MAX_OPAQUE};
 use crate::wire::xdr::{Decoder, Encoder, Malformed, Result};
 
 /// Number attributes as the wire does (`FATTR4_*`).
@@ -19,6 +19,7 @@ pub mod attr {
     pub const FILES_AVAIL: u32 = 21;
     pub const FILES_FREE: u32 = 22;
     pub const FILES_TOTAL: u32 = 23;
+    pub const FS_LOCATIONS: u32 = 24;
     pub const MAXNAME: u32 = 29;
     pub const MAXREAD: u32 = 30;
     pub const MAXWRITE: u32 = 31;
@@ -144,6 +145,11 @@ impl AttrRequest {
         attr::FILEID,
         attr::MOUNTED_ON_FILEID,
     ]);
+    /// The same, and the file system.
+    pub const NAME_AND_FS: Bitmap = {
+        let [a, b, c] = Self::NAME.0;
+        Bitmap([a | 1 << attr::FSID, b, c])
+    };
     /// What READDIRPLUS needs.
     pub const ENTRY: Bitmap = {
         let more = Bitmap::of(&[attr::RDATTR_ERROR, attr::FILEHANDLE]);
@@ -160,6 +166,8 @@ impl AttrRequest {
         attr::SPACE_FREE,
         attr::SPACE_TOTAL,
     ]);
+    /// What may be asked of a file system that is not here. Anything else answers MOVED.
+    pub const LOCATIONS: Bitmap = Bitmap::of(&[attr::FSID, attr::RDATTR_ERROR, attr::FS_LOCATIONS]);
     /// What a client asks a server once.
     pub const SERVER: Bitmap = Bitmap::of(&[
         attr::SUPPORTED_ATTRS,
@@ -422,6 +430,25 @@ impl ServerAttr {
         }
         Ok(found)
     }
+}
+
+/// Read where a file system is; `None` when the server does not say.
+///
+/// # Errors
+/// As [`FileAttr::decode`].
+pub(super) fn decode_locations<'a>(input: &mut Decoder<'a>) -> Result<Option<FsLocations<'a>>> {
+    let mut list = Values::decode(input)?;
+    let mut found = None;
+    while let Some(attribute) = list.next_attribute() {
+        let values = &mut list.values;
+        match attribute {
+            attr::FSID => values.skip(4)?,
+            attr::RDATTR_ERROR => values.skip(1)?,
+            attr::FS_LOCATIONS => found = Some(FsLocations::decode(values)?),
+            _ => return Err(Malformed),
+        }
+    }
+    Ok(found)
 }
 
 /// Say what time to set.

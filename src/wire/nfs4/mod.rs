@@ -8,6 +8,7 @@
 mod attributes;
 mod call;
 mod callback;
+mod locations;
 mod results;
 mod status;
 
@@ -16,6 +17,7 @@ pub use attributes::{
 };
 pub use call::{Call, ChannelSize, Compound, Create, Created, OpenClaim, OpenHow, ROOM_OF_CALL};
 pub use callback::{Callback, Callbacks};
+pub use locations::{FsLocation, FsLocations, Strings};
 pub use results::{
     DirEntry, DirEntryIter, Exchanged, Locked, OpenResult, Results, SequenceResult, ServerOwner,
     SessionResult, Stability,

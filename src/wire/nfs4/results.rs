@@ -1,8 +1,9 @@
 //! Answers, read operation by operation.
 
+use super::attributes::decode_locations;
 use super::{
-    Bitmap, ChannelSize, FileAttr, Handle, MAX_HANDLE, MAX_OPAQUE, ServerAttr, SessionId, StateId,
-    Status, Verifier, op,
+    Bitmap, ChannelSize, FileAttr, FsLocations, Handle, MAX_HANDLE, MAX_OPAQUE, ServerAttr,
+    SessionId, StateId, Status, Verifier, op,
 };
 use crate::wire::xdr::{Decoder, Malformed, Result};
 
@@ -228,6 +229,12 @@ impl<'a> Results<'a> {
     pub fn server_attr(&mut self) -> Outcome<ServerAttr> {
         done!(self, op::GETATTR);
         ServerAttr::decode(&mut self.input).map(Ok)
+    }
+
+    /// Read GETATTR of where a file system is; `None` when the server does not say.
+    pub fn locations(&mut self) -> Outcome<Option<FsLocations<'a>>> {
+        done!(self, op::GETATTR);
+        decode_locations(&mut self.input).map(Ok)
     }
 
     /// Read ACCESS: what the caller may do.

@@ -1,6 +1,6 @@
 //! Any bytes as what an NFS server sends: answers, read operation by operation as each says it is, and calls of its own.
 
-use dpfs::wire::nfs4::{Callbacks, Results, Status, op};
+use dpfs::wire::nfs4::{Callbacks, FsLocations, MAX_OPAQUE, Results, Status, op};
 use dpfs::wire::rpc::{self, Message};
 use dpfs::wire::xdr::{Decoder, Encoder, Result};
 
@@ -35,6 +35,15 @@ fn results(input: Decoder<'_>) -> usize {
     count
 }
 
+/// Walk through all that locations hold, which is sound by now.
+fn walk(locations: FsLocations<'_>) {
+    for location in locations {
+        for name in location.servers.chain(location.path) {
+            assert!(name.len() <= MAX_OPAQUE);
+        }
+    }
+}
+
 /// Read the result of an operation.
 fn result(results: &mut Results<'_>, number: u32) -> Result<std::result::Result<(), Status>> {
     fn drop_it<T>(
@@ -45,9 +54,27 @@ fn result(results: &mut Results<'_>, number: u32) -> Result<std::result::Result<
     match number {
         op::SEQUENCE => drop_it(results.sequence()),
         op::GETFH => drop_it(results.getfh()),
-        // Both kinds of attributes are read, each by its own reader.
-        op::GETATTR if results.input().rest().len() % 8 < 4 => drop_it(results.getattr()),
-        op::GETATTR => drop_it(results.server_attr()),
+        // Attributes are read by each of their readers, and the answer goes on behind the first that makes sense of them.
+        op::GETATTR => {
+            let (mut places, mut server) = (*results, *results);
+            let located = places.locations();
+            let served = server.server_attr();
+            let found = results.getattr();
+            if let Ok(Ok(Some(locations))) = located {
+                walk(locations);
+            }
+            match (drop_it(found), drop_it(served), drop_it(located)) {
+                (Ok(found), ..) => Ok(found),
+                (_, Ok(served), _) => {
+                    *results = server;
+                    Ok(served)
+                }
+                (.., located) => {
+                    *results = places;
+                    located
+                }
+            }
+        }
         op::ACCESS => drop_it(results.access()),
         op::SETATTR => results.setattr(),
         op::CREATE => results.create(),

@@ -28,6 +28,16 @@ impl Server {
         input: &mut Decoder<'_>,
         out: &mut Encoder<'_>,
     ) -> Done {
+        let stays = matches!(
+            number,
+            op::PUTFH | op::PUTROOTFH | op::SAVEFH | op::RESTOREFH | op::GETATTR
+        );
+        if let Some(file) = current.file
+            && !stays
+            && self.tree.node(file)?.moved.is_some()
+        {
+            return Err(Refused(Status::ERR_MOVED));
+        }
         match number {
             op::EXCHANGE_ID => self.sessions.exchange(input, out)?,
             op::CREATE_SESSION => self.sessions.create(input, out)?,
@@ -348,6 +358,27 @@ impl Server {
         out.bool(end);
         Ok(())
     }
+}
+
+/// Lay out locations (`fs_locations4`): names of servers, and a path on them.
+pub fn locations(places: &[(&[&str], &str)]) -> Vec<u8> {
+    fn strings<'a>(out: &mut Vec<u8>, strings: impl Iterator<Item = &'a str>) {
+        let strings: Vec<_> = strings.collect();
+        out.extend((strings.len() as u32).to_be_bytes());
+        for string in strings {
+            out.extend((string.len() as u32).to_be_bytes());
+            out.extend(string.bytes());
+            out.resize(out.len().next_multiple_of(4), 0);
+        }
+    }
+    let mut out = Vec::new();
+    strings(&mut out, ["here"].into_iter());
+    out.extend((places.len() as u32).to_be_bytes());
+    for (servers, path) in places {
+        strings(&mut out, servers.iter().copied());
+        strings(&mut out, path.split('/').filter(|name| !name.is_empty()));
+    }
+    out
 }
 
 /// Attributes without some.

@@ -65,6 +65,23 @@ impl Server {
         self.script.grace = true;
     }
 
+    /// Make a directory of this path whose file system is elsewhere: where, as `fs_locations4` lies on the wire.
+    pub fn refer(&mut self, path: &str, locations: Vec<u8>) {
+        let directory = self.directory(path);
+        self.tree.node(directory).unwrap().moved = Some(locations);
+    }
+
+    /// Find a directory, or make it and what leads to it; gives its number.
+    pub fn directory(&mut self, path: &str) -> u64 {
+        let names = path.split('/').filter(|name| !name.is_empty());
+        names.fold(tree::ROOT_NUMBER, |parent, name| {
+            let found = self.tree.lookup(parent, name.as_bytes());
+            let kind = dpfs::wire::nfs4::FileKind::Directory;
+            let made = |_| self.tree.make(parent, name.as_bytes(), kind, 0o755);
+            found.or_else(made).unwrap()
+        })
+    }
+
     /// Give the content of a file of the root.
     pub fn content(&mut self, name: &str) -> Vec<u8> {
         let number = self
@@ -114,6 +131,11 @@ impl Fake {
     /// Count the calls so far.
     pub fn calls(&self) -> u64 {
         self.server().script.calls
+    }
+
+    /// Count the connections that were made and not cut.
+    pub fn connected(&self) -> usize {
+        self.connections.lock().unwrap().len()
     }
 
     /// Cut all connections.

@@ -25,6 +25,8 @@ pub struct Node {
     pub parent: u64,
     pub fsid: (u64, u64),
     pub fileid: u64,
+    /// It is not here: where it is, as `fs_locations4` lies on the wire.
+    pub moved: Option<Vec<u8>>,
 }
 
 /// Hold them all.
@@ -59,6 +61,7 @@ impl Tree {
             parent,
             fsid: FSID,
             fileid: self.last,
+            moved: None,
         };
         self.nodes.insert(self.last, node);
         self.last
@@ -167,7 +170,14 @@ impl Tree {
     ) -> Result<(), Refused> {
         let generation = self.generation;
         let node = self.node(number)?.clone();
-        let known = asked.and(&Bitmap::of(&KNOWN));
+        let mut known = asked.and(&Bitmap::of(&KNOWN));
+        if node.moved.is_some() {
+            known = known.and(&Bitmap::of(&OF_MOVED));
+            // Anything else is refused, or, in a directory, said to be.
+            if known != *asked && !asked.has(attr::RDATTR_ERROR) {
+                return Err(Refused(Status::ERR_MOVED));
+            }
+        }
         known.encode(out);
         let len_at = out.len();
         out.u32(0);
@@ -186,7 +196,13 @@ impl Tree {
                     out.u64(node.fsid.1);
                 }
                 attr::LEASE_TIME => out.u32(LEASE),
+                attr::RDATTR_ERROR if node.moved.is_some() => out.u32(Status::ERR_MOVED.0),
                 attr::FH_EXPIRE_TYPE | attr::RDATTR_ERROR => out.u32(0),
+                attr::FS_LOCATIONS => match &node.moved {
+                    Some(locations) => locations.chunks(4).for_each(|word| out.fixed(word)),
+                    // No path here, and no other place.
+                    None => out.u64(0),
+                },
                 attr::FILEHANDLE => {
                     out.u32(12);
                     out.u32(generation);
@@ -239,11 +255,19 @@ impl Tree {
     }
 }
 
+/// Those of what is not here.
+const OF_MOVED: [u32; 4] = [
+    attr::FSID,
+    attr::RDATTR_ERROR,
+    attr::FS_LOCATIONS,
+    attr::MOUNTED_ON_FILEID,
+];
+
 /// Seconds of a lease.
 pub const LEASE: u32 = 90;
 
 /// Attributes that are known, in their order.
-const KNOWN: [u32; 29] = [
+const KNOWN: [u32; 30] = [
     attr::SUPPORTED_ATTRS,
     attr::TYPE,
     attr::FH_EXPIRE_TYPE,
@@ -257,6 +281,7 @@ const KNOWN: [u32; 29] = [
     attr::FILES_AVAIL,
     attr::FILES_FREE,
     attr::FILES_TOTAL,
+    attr::FS_LOCATIONS,
     attr::MAXNAME,
     attr::MAXREAD,
     attr::MAXWRITE,
