@@ -242,6 +242,37 @@ fn a_host_without_sub_mounts_sees_a_directory_whose_numbers_meet_no_others() {
 }
 
 #[test]
+fn what_a_host_without_sub_mounts_has_synced_is_durable_at_every_server() {
+    for mounts in [false, true] {
+        let mut host = Two::new();
+        if !mounts {
+            host.bed.init_as(34, InitFlags::ASYNC_READ);
+        }
+        let dir = host.data().nodeid;
+        let files = [ROOT, dir].map(|dir| {
+            let (file, fh) = host.create(dir, "f", O_RDWR, 0o644).unwrap();
+            (file.nodeid, fh)
+        });
+        for (node, fh) in files {
+            host.write(node, fh, 0, b"text").unwrap();
+        }
+        let before = (host.home.calls(), host.there.calls());
+        host.syncfs(ROOT).unwrap();
+        let commits = (host.home.calls() - before.0, host.there.calls() - before.1);
+        // Else it asks for each file system by its root.
+        assert_eq!(commits, (1, u64::from(!mounts)));
+        host.syncfs(dir).unwrap();
+        assert_eq!(host.there.calls() - before.1, 1);
+        let (node, fh) = files[1];
+        host.write(node, fh, 0, b"more").unwrap();
+        host.there.server().refuse(op::COMMIT, Status::ERR_NOSPC);
+        let wanted = if mounts { Ok(()) } else { Err(Errno::ENOSPC) };
+        assert_eq!(host.syncfs(ROOT), wanted);
+        assert_eq!(host.home.calls() - before.0, 1);
+    }
+}
+
+#[test]
 fn a_directory_shows_its_referrals_and_nobody_is_connected_to_before_one_is_looked_up() {
     let mut host = Two::new();
     for plus in [false, true] {

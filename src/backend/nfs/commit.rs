@@ -1,5 +1,6 @@
 //! Making content durable: WRITEs that are kept, and COMMITs.
 
+use crate::fuse::Reply;
 use crate::mem::{Handle as TaskId, Pinned};
 use crate::wire::errno::Errno;
 use crate::wire::nfs4::{Compound, Handle, Status, Verifier};
@@ -162,6 +163,24 @@ impl Nfs {
         }
     }
 
+    /// Tell whether the server has content that is not durable.
+    pub(super) fn has_uncommitted(&self) -> bool {
+        self.volume.uncommitted.lock().from(0).is_some()
+    }
+
+    /// Have all content that was written made durable.
+    pub(super) fn sync_all(&mut self, reply: Reply<()>) {
+        let oldest = self.volume.uncommitted.lock().from(0);
+        match oldest {
+            Some((_, record)) => {
+                let user = self.user(record.user());
+                let op = Op::Sync { reply, all: true };
+                self.sync(record.node, (&record.handle, None), user, op);
+            }
+            None => self.all_synced(reply),
+        }
+    }
+
     /// Go on with a SYNC after a COMMIT: with the next file, if all are meant.
     pub(super) fn synced(&mut self, handle: TaskId) {
         let Some(task) = self.tasks.get(handle) else {
@@ -181,9 +200,10 @@ impl Nfs {
             return;
         }
         let unsaid = self.unsaid(handle);
-        if let Op::Sync { reply, .. } = self.finish(handle) {
+        if let Op::Sync { reply, all } = self.finish(handle) {
             match unsaid {
                 Some(unsaid) => reply.err(unsaid),
+                None if all => self.all_synced(reply),
                 None => reply.ok(()),
             }
         }

@@ -784,15 +784,7 @@ impl FileSystem for Nfs {
     }
 
     fn syncfs(&mut self, _: &Request, _: NodeId, reply: Reply<()>) {
-        let oldest = self.volume.uncommitted.lock().from(0);
-        match oldest {
-            Some((_, record)) => {
-                let user = self.user(record.user());
-                let op = Op::Sync { reply, all: true };
-                self.sync(record.node, (&record.handle, None), user, op);
-            }
-            None => reply.ok(()),
-        }
+        self.sync_all(reply);
     }
 
     fn statfs(&mut self, rq: &Request, node: NodeId, reply: Reply<Statfs>) {

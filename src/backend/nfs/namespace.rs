@@ -151,7 +151,7 @@ impl Namespace {
         for from in 0..self.members.len() {
             let border = &mut self.members[from].client.border;
             let wanted = core::mem::take(&mut border.wanted);
-            if wanted == 0 && border.leaving.is_empty() {
+            if wanted == 0 && border.leaving.is_empty() && border.synced.is_empty() {
                 continue;
             }
             any = true;
@@ -167,8 +167,23 @@ impl Namespace {
                     member.client.poll(self.now);
                 }
             }
+            while let Some(reply) = self.members[from].client.border.synced.pop_front() {
+                self.sync_behind(from, reply);
+            }
         }
         any
+    }
+
+    /// Have content of the servers behind one made durable, or say that all is.
+    fn sync_behind(&mut self, one: usize, reply: Reply<()>) {
+        let mut behind = self.members.iter_mut().skip(one + 1);
+        match behind.find(|member| member.client.has_uncommitted()) {
+            Some(member) => {
+                member.wake(self.now);
+                member.client.sync_all(reply);
+            }
+            None => reply.ok(()),
+        }
     }
 
     /// Tell each client how the servers of all are.

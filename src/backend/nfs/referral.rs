@@ -75,6 +75,8 @@ pub struct Border {
     pub wanted: u16,
     /// What is to be carried to them.
     pub leaving: heapless::Deque<Crossing, WAITING>,
+    /// Who asked for all that the host wrote to be durable, which it is here: to be asked of the next.
+    pub synced: heapless::Deque<Reply<()>, WAITING>,
     /// What they know.
     pub volumes: &'static [&'static NfsVolume],
     /// A lookup was given up, and nothing has come since.
@@ -88,6 +90,7 @@ impl Border {
             sites: [Site::Asleep; MAX_CLIENTS],
             wanted: 0,
             leaving: heapless::Deque::new(),
+            synced: heapless::Deque::new(),
             volumes: &[],
             mute: false,
         }
@@ -167,6 +170,16 @@ impl Nfs {
                     Err(errno) => reply.err(errno),
                 }
             }
+        }
+    }
+
+    /// Answer a SYNCFS whose content here is durable. A host without sub-mounts means all servers by it.
+    pub(super) fn all_synced(&mut self, reply: Reply<()>) {
+        if self.border.volumes.is_empty() || self.volume.submounts() {
+            return reply.ok(());
+        }
+        if let Err(reply) = self.border.synced.push_back(reply) {
+            reply.err(Errno::EAGAIN);
         }
     }
 
