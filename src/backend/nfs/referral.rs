@@ -165,10 +165,7 @@ impl Nfs {
                 given_up += 1;
                 self.border.mute |= task.place == Place::Sent;
                 let path = self.args[handle.index as usize].path();
-                match volume.recall_root(&path, reply.epoch()) {
-                    Ok(entry) => reply.ok(entry),
-                    Err(errno) => reply.err(errno),
-                }
+                volume.answer_from_roots(&path, reply);
             }
         }
     }
@@ -289,10 +286,7 @@ impl Nfs {
                     reply: Some(reply), ..
                 } = self.finish(handle)
                 {
-                    match volume.recall_root(&path, reply.epoch()) {
-                        Ok(entry) => reply.ok(entry),
-                        Err(errno) => reply.err(errno),
-                    }
+                    volume.answer_from_roots(&path, reply);
                 }
             }
         }

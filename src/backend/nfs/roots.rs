@@ -5,7 +5,7 @@
 
 use core::time::Duration;
 
-use crate::fuse::Entry;
+use crate::fuse::{Entry, Reply};
 use crate::mem::hash_bytes;
 use crate::wire::errno::Errno;
 use crate::wire::fuse::{ATTR_SUBMOUNT, Attr};
@@ -81,11 +81,19 @@ impl NfsVolume {
         self.roots.lock().find(self.mark(path)).is_some()
     }
 
+    /// Answer a lookup with what the path led to before, or say that nobody is there.
+    pub(super) fn answer_from_roots(&self, path: &Path, reply: Reply<Entry>) {
+        match self.recall_root(path, reply.epoch()) {
+            Ok(entry) => reply.ok(entry),
+            Err(errno) => reply.err(errno),
+        }
+    }
+
     /// Hand what the path led to before to the host, which is to ask for its attributes anew.
     ///
     /// # Errors
     /// `ETIMEDOUT` when nothing is kept; otherwise as for [`Self::entry`].
-    pub(super) fn recall_root(&self, path: &Path, epoch: u32) -> Result<Entry, Errno> {
+    fn recall_root(&self, path: &Path, epoch: u32) -> Result<Entry, Errno> {
         let kept = {
             let roots = self.roots.lock();
             let root = roots.find(self.mark(path));

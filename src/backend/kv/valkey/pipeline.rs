@@ -158,9 +158,9 @@ pub struct Pipeline {
     pub(super) client: u64,
     /// Sequence numbers: of the next change, and the lowest whose reply is wanted.
     next: u64,
-    pub(super) oldest: u64,
+    oldest: u64,
     /// The highest that the server said it did.
-    pub(super) last: u64,
+    last: u64,
     /// Calls in the queue behind others with higher sequence numbers.
     pub(super) disordered: u32,
     /// When the server last noted that it heard of the client.
@@ -373,7 +373,7 @@ impl Pipeline {
     }
 
     /// Name a change that is sent from now on.
-    fn once(&self, sequence: u64) -> Once {
+    pub(super) const fn once(&self, sequence: u64) -> Once {
         Once {
             client: self.client,
             sequence,

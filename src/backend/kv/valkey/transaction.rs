@@ -192,6 +192,7 @@ impl Pipeline {
         }
         let (mut index, mut first) = (self.sent, None);
         let mut chunks = Vec::<u32, TOGETHER>::new();
+        let once = self.once(0);
         let mut group = Group {
             first: 0,
             cuts: Vec::new(),
@@ -219,10 +220,8 @@ impl Pipeline {
                 break;
             };
             let once = Once {
-                client: self.client,
                 sequence: call.sequence,
-                ack: self.oldest,
-                sure: self.last + 1 == self.oldest,
+                ..once
             };
             if !told.write(&once, &write) {
                 break;
