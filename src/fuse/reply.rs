@@ -373,12 +373,12 @@ impl Reply<Data> {
 }
 
 impl Reply<Written> {
-    /// Copy bytes to write, from `offset` on, for a backend that keeps them in its own memory.
+    /// Copy bytes to write, from `offset` on, for a backend that keeps them in its own memory and hardly looks at them.
     ///
     /// # Errors
     /// [`TooShort`] when they are not all there; nothing is copied then.
     pub fn copy(&self, offset: usize, bytes: &mut [u8]) -> Result<(), TooShort> {
-        self.slot().segments().read_at(offset, bytes)
+        self.slot().segments().read_past_caches(offset, bytes)
     }
 
     /// Give the number of bytes to write.

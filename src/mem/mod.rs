@@ -18,6 +18,7 @@ mod free_list;
 mod node_key;
 mod node_table;
 mod open_table;
+mod past_caches;
 mod refused;
 mod request;
 mod ring_buffer;

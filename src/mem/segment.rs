@@ -3,7 +3,11 @@
 //! A HAL builds the list from a descriptor chain. The host may change the bytes at any time, so nothing here forms a
 //! reference to them: they are copied out, copied in, or lent to a system call as an `iovec`.
 
+use core::ptr;
+
 use zerocopy::{FromBytes, FromZeros, IntoBytes, KnownLayout};
+
+use super::past_caches;
 
 /// Most segments of one request: the pages of 1 MiB, its headers, and a run that is cut by a memory region's end.
 pub const MAX_SEGMENTS: usize = 272;
@@ -58,7 +62,7 @@ pub fn fill(segments: &[Segment], offset: usize, bytes: &[u8]) -> Result<(), Too
 /// [`TooShort`] when they are not all there; nothing is copied then.
 pub fn gather(segments: &[Segment], offset: usize, bytes: &mut [u8]) -> Result<(), TooShort> {
     within(segments, offset, bytes.len())?;
-    copy_out(segments, offset, bytes);
+    copy_out(segments, offset, bytes, ptr::copy_nonoverlapping);
     Ok(())
 }
 
@@ -253,7 +257,7 @@ impl SegmentList {
         if copied > self.readable_len {
             return Err(TooShort);
         }
-        copy_out(self.readable(), 0, bytes);
+        copy_out(self.readable(), 0, bytes, ptr::copy_nonoverlapping);
         self.skip_readable(copied)
     }
 
@@ -294,11 +298,23 @@ impl SegmentList {
     /// # Errors
     /// [`TooShort`] when they are not all there; nothing is copied then.
     pub fn read_at(&self, offset: usize, bytes: &mut [u8]) -> Result<(), TooShort> {
+        self.read_by(ptr::copy_nonoverlapping, offset, bytes)
+    }
+
+    /// The same for bytes that nobody looks at soon: they go past the processor's caches.
+    ///
+    /// # Errors
+    /// As for [`Self::read_at`].
+    pub fn read_past_caches(&self, offset: usize, bytes: &mut [u8]) -> Result<(), TooShort> {
+        self.read_by(past_caches::copy, offset, bytes)
+    }
+
+    fn read_by(&self, copy: CopyBytes, offset: usize, bytes: &mut [u8]) -> Result<(), TooShort> {
         match offset.checked_add(bytes.len()) {
             Some(end) if end <= self.readable_len => {}
             _ => return Err(TooShort),
         }
-        copy_out(self.readable(), offset, bytes);
+        copy_out(self.readable(), offset, bytes, copy);
         Ok(())
     }
 
@@ -487,8 +503,12 @@ fn truncate(segments: &mut [Segment], len: usize) -> u16 {
     count
 }
 
+/// A way to copy bytes from one place to another that does not overlap it.
+type CopyBytes = unsafe fn(*const u8, *mut u8, usize);
+
 /// Copy the bytes from `offset` of `segments`, which hold at least that many.
-fn copy_out(segments: &[Segment], offset: usize, mut bytes: &mut [u8]) {
+#[inline]
+fn copy_out(segments: &[Segment], offset: usize, mut bytes: &mut [u8], copy: CopyBytes) {
     let mut skip = offset;
     for segment in segments {
         if bytes.is_empty() {
@@ -503,7 +523,7 @@ fn copy_out(segments: &[Segment], offset: usize, mut bytes: &mut [u8]) {
         // SAFETY: `skip + count` bytes lie in a live segment, which no Rust reference covers, so `now` is disjoint
         // from it. The host may write them at the same time: whatever mix of bytes arrives is then checked like any
         // other.
-        unsafe { core::ptr::copy_nonoverlapping(segment.base.add(skip), now.as_mut_ptr(), count) };
+        unsafe { copy(segment.base.add(skip), now.as_mut_ptr(), count) };
         bytes = later;
         skip = 0;
     }
