@@ -40,6 +40,7 @@
 //!
 //! [`Failure::Unknown`]: super::engine::Failure::Unknown
 
+mod assemble;
 mod client;
 mod connection;
 mod link;

@@ -9,7 +9,7 @@
 //! Replies come in the order of the requests, so both are queues. Bytes of a WRITE are sent from the host's pages and
 //! never copied; those of a READ are received into them, but for what came together with the replies before. When the
 //! connection is lost, [`Pipeline::reset`] takes the sent mark back to the oldest call, and everything is sent again.
-//! Some WRITEs leave as one [`transaction`](super::transaction) instead of as their requests in the log.
+//! Some WRITEs leave as a [`transaction`](super::transaction) instead of as their requests in the log.
 
 use zerocopy::FromZeros;
 
@@ -227,9 +227,13 @@ impl Pipeline {
         self.next - 1
     }
 
-    /// Tell whether everything is sent.
+    /// Tell whether everything is sent that does not wait for an answer.
     pub fn is_sent(&self) -> bool {
-        self.sent == self.queue.len()
+        match (self.queue.get(self.sent), self.transaction_at(self.sent)) {
+            (None, _) => true,
+            (Some(_), Some((len, _, open))) => open && self.part == len,
+            (Some(call), None) => call.joined != 0 && self.transactions.holds_back(),
+        }
     }
 
     /// Tell whether no answer is waited for.
@@ -412,8 +416,8 @@ impl Pipeline {
         let mut skip = self.part;
         let mut index = self.sent;
         while let Some(call) = self.queue.get(index) {
-            if let Some((len, count)) = self.transaction_at(index) {
-                if !self.outgoing_transaction(index, skip, pieces, client) {
+            if let Some((len, count, open)) = self.transaction_at(index) {
+                if !self.outgoing_transaction(index, skip, pieces, client) || open {
                     return;
                 }
                 skip = skip.saturating_sub(len);
@@ -454,19 +458,23 @@ impl Pipeline {
             return;
         }
         while bytes > 0 {
-            let (len, count) = match (self.transaction_at(self.sent), self.queue.get(self.sent)) {
+            let transaction = self.transaction_at(self.sent);
+            let (len, count, open) = match (transaction, self.queue.get(self.sent)) {
                 (Some(transaction), _) => transaction,
-                (None, Some(call)) => ((call.len + call.payload) as usize, 1),
+                (None, Some(call)) => ((call.len + call.payload) as usize, 1, false),
                 (None, None) => return,
             };
             let left = len - self.part;
-            if bytes < left {
+            if bytes < left || open {
                 self.part += bytes;
                 return;
             }
             bytes -= left;
             self.part = 0;
             self.sent += count;
+            if transaction.is_some() {
+                self.transactions.sent_whole();
+            }
         }
         self.ever_sent = self.ever_sent.max(self.answered + self.sent as u64);
     }
@@ -515,14 +523,17 @@ impl Pipeline {
             return Ok(());
         }
         while let Some(call) = self.queue.front() {
+            let (together, begun) = self.front_is_together();
             // An answer to what was not asked yet is none.
-            if self.sent == 0 {
+            if self.sent == 0 && !begun {
                 break;
             }
             let whole = match call.what {
                 What::Content => self.content(&call, chunk, client)?,
                 What::Watched => self.watched(&call)?,
-                _ if self.transaction_at(0).is_some() => self.transaction(client)?,
+                _ if together => self.transaction(client)?,
+                // The server says of each request that it is put off.
+                _ if begun => self.more()?,
                 _ => self.reply(&call, client)?,
             };
             if !whole {

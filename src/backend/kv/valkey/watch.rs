@@ -237,9 +237,18 @@ fn take<const N: usize>(
     }
 }
 
-/// Number of replies to [`Names::watch`]; and to a transaction, beside one to each request.
+/// Understand the replies to a transaction of so many requests that is discarded. They have come in full.
+pub fn discarded(reader: &mut Reader<'_>, requests: usize) -> Result<(), Malformed> {
+    for _ in 0..requests + DISCARD {
+        simple(reader)?;
+    }
+    Ok(())
+}
+
+/// Number of replies to [`Names::watch`]; and to a transaction, beside one to each request, that is done or discarded.
 pub const WATCH: usize = 6;
 pub const BESIDE: usize = 4;
+pub const DISCARD: usize = 2;
 
 impl Told {
     /// Understand the replies to [`Names::watch`]. False when the server does not watch or tell.
