@@ -136,7 +136,9 @@ impl Pipeline {
     /// Write the end of a transaction that is to be done; nothing when only the server can say what becomes of the records.
     fn exec(&mut self, group: &mut Group) -> Option<usize> {
         let (names, once) = (self.names(), self.once(0));
-        let Transactions { text, told, .. } = &mut self.transactions;
+        let Transactions {
+            text, told, listed, ..
+        } = &mut self.transactions;
         let mut chunks = Vec::<u32, TOGETHER>::new();
         for place in 0..group.cuts.len() {
             let call = (self.queue).get((group.first - self.answered) as usize + place)?;
@@ -145,15 +147,13 @@ impl Pipeline {
             if !told.write(&Once { sequence, ..once }, &write) {
                 return None;
             }
-            let (at, _) = write.place();
-            if at > 0 {
-                let _ = chunks.push(at);
-            }
+            let _ = chunks.push(write.place().0);
         }
+        let chunks = listed.note(chunks.into_iter());
         group.requests = group.cuts.len() + usize::from(!chunks.is_empty()) + 1;
         let mut to = Encoder::new(&mut text[group.text..]);
         to.end();
-        names.end(&mut to, &chunks, told);
+        names.end(&mut to, chunks, told);
         to.finish().filter(|_| !group.cuts.is_empty())
     }
 
@@ -214,7 +214,7 @@ impl Pipeline {
     }
 
     /// Take the replies to the transaction that is waited for, when all have come.
-    pub fn transaction(&mut self, client: &mut dyn Client) -> Result<bool, Lost> {
+    pub fn transaction(&mut self) -> Result<bool, Lost> {
         let Some(awaited) = self.transactions.awaited else {
             return Err(Lost::Malformed);
         };
@@ -234,11 +234,14 @@ impl Pipeline {
         }
         let outcome = watch::outcome(&mut reader, requests)?;
         let told = self.transactions.told.watched_again(&mut reader)?;
-        let result = match outcome {
-            Outcome::Done => Ok(Done::Done),
+        let broken = match outcome {
+            Outcome::Done => {
+                self.transactions.listed.noted();
+                false
+            }
             Outcome::Broken => {
                 complain(&mut self.complained, b"a transaction was done in part");
-                Err(Failure::Broken)
+                true
             }
             Outcome::Raced => {
                 self.transactions.failed(RACED);
@@ -252,13 +255,31 @@ impl Pipeline {
         self.start += len;
         self.transactions.awaited = None;
         self.transactions.tells(told);
+        self.transactions.broken = broken;
         for _ in 0..count {
             if let Some(call) = self.queue.front() {
-                self.finish(&call, result.is_ok());
-                client.done(Token(call.token), result);
+                self.finish(&call, !broken);
+                let _ = self.transactions.ended.push(call.token);
             }
         }
         Ok(true)
+    }
+
+    /// Tell whether a transaction has ended, and who asked for its WRITEs does not know yet. What is to be sent goes first:
+    /// the server waits for it.
+    pub fn has_ended(&self) -> bool {
+        !self.transactions.ended.is_empty()
+    }
+
+    /// Tell who asked for the WRITEs of a transaction that has ended.
+    pub fn deliver(&mut self, client: &mut dyn Client) {
+        let result = match self.transactions.broken {
+            false => Ok(Done::Done),
+            true => Err(Failure::Broken),
+        };
+        for token in self.transactions.ended.drain(..) {
+            client.done(Token(token), result);
+        }
     }
 
     /// Ask again for the first calls, of which nothing was done: by the function, behind what is sent.

@@ -393,7 +393,16 @@ impl Connection {
                 break;
             };
             any = true;
-            self.pipe.came(bytes, self.settings.chunk, client)?;
+            let came = self.pipe.came(bytes, self.settings.chunk, client);
+            if self.pipe.has_ended() {
+                let sent = match came {
+                    Ok(()) => self.link.send(&mut self.pipe, client),
+                    Err(_) => Ok(false),
+                };
+                self.pipe.deliver(client);
+                sent?;
+            }
+            came?;
             if self.step != Step::Ready {
                 self.answered()?;
                 self.link.send(&mut self.pipe, client)?;

@@ -531,7 +531,7 @@ impl Pipeline {
             let whole = match call.what {
                 What::Content => self.content(&call, chunk, client)?,
                 What::Watched => self.watched(&call)?,
-                _ if together => self.transaction(client)?,
+                _ if together => self.transaction()?,
                 // The server says of each request that it is put off.
                 _ if begun => self.more()?,
                 _ => self.reply(&call, client)?,
