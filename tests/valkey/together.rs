@@ -313,6 +313,9 @@ fn who_comes_between_is_not_written_over_and_costs_nothing_but_time() {
         // A transaction that is done, and the function of a WRITE, put the records with one MSET.
         let raced = done(&server)[0] + done(&server)[1] - others - calls(&server, "mset");
         assert!(raced > 20, "{kind}: {raced}");
+        // Content of a transaction behind one that came to nothing was sent by then. Each watch tries to discard nothing.
+        let discarded = calls(&server, "discard") - calls(&server, "unwatch");
+        assert!(discarded > 10, "{kind}: {discarded}");
     }
 }
 

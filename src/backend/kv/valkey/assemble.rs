@@ -136,9 +136,7 @@ impl Pipeline {
     /// Write the end of a transaction that is to be done; nothing when only the server can say what becomes of the records.
     fn exec(&mut self, group: &mut Group) -> Option<usize> {
         let (names, once) = (self.names(), self.once(0));
-        let Transactions {
-            text, told, listed, ..
-        } = &mut self.transactions;
+        let Transactions { text, told, .. } = &mut self.transactions;
         let mut chunks = Vec::<u32, TOGETHER>::new();
         for place in 0..group.cuts.len() {
             let call = (self.queue).get((group.first - self.answered) as usize + place)?;
@@ -147,13 +145,15 @@ impl Pipeline {
             if !told.write(&Once { sequence, ..once }, &write) {
                 return None;
             }
-            let _ = chunks.push(write.place().0);
+            let (at, _) = write.place();
+            if at > 0 {
+                let _ = chunks.push(at);
+            }
         }
-        let chunks = listed.note(chunks.into_iter());
         group.requests = group.cuts.len() + usize::from(!chunks.is_empty()) + 1;
         let mut to = Encoder::new(&mut text[group.text..]);
         to.end();
-        names.end(&mut to, chunks, told);
+        names.end(&mut to, &chunks, told);
         to.finish().filter(|_| !group.cuts.is_empty())
     }
 
@@ -235,10 +235,7 @@ impl Pipeline {
         let outcome = watch::outcome(&mut reader, requests)?;
         let told = self.transactions.told.watched_again(&mut reader)?;
         let broken = match outcome {
-            Outcome::Done => {
-                self.transactions.listed.noted();
-                false
-            }
+            Outcome::Done => false,
             Outcome::Broken => {
                 complain(&mut self.complained, b"a transaction was done in part");
                 true

@@ -77,47 +77,6 @@ pub struct Awaited {
     pub end: End,
 }
 
-/// Remember which chunks a transaction has noted that there are. While the file is watched nobody takes them away.
-pub struct Listed {
-    known: [u64; Self::COUNT / 64],
-    /// Those that the transaction under way notes.
-    new: Vec<u32, TOGETHER>,
-}
-
-impl Listed {
-    /// Chunks of a file, from the first on, that can be remembered: 256 MiB of 64 KiB each.
-    const COUNT: usize = 4096;
-
-    /// Remember none.
-    const fn new() -> Self {
-        Self {
-            known: [0; Self::COUNT / 64],
-            new: Vec::new(),
-        }
-    }
-
-    /// Give the chunks that a transaction with WRITEs to these is to note; the first of a file needs no note.
-    pub fn note(&mut self, chunks: impl Iterator<Item = u32>) -> &[u32] {
-        self.new.clear();
-        for chunk in chunks.filter(|&chunk| chunk > 0) {
-            let word = self.known.get(chunk as usize / 64).unwrap_or(&0);
-            if word >> (chunk % 64) & 1 == 0 && !self.new.contains(&chunk) {
-                let _ = self.new.push(chunk);
-            }
-        }
-        &self.new
-    }
-
-    /// The transaction is done.
-    pub fn noted(&mut self) {
-        for chunk in self.new.drain(..) {
-            if let Some(word) = self.known.get_mut(chunk as usize / 64) {
-                *word |= 1 << (chunk % 64);
-            }
-        }
-    }
-}
-
 /// Hold what is known of the file that is written to.
 pub struct Transactions {
     pub text: &'static mut [u8],
@@ -132,7 +91,6 @@ pub struct Transactions {
     asks: bool,
     pub group: Option<Group>,
     pub awaited: Option<Awaited>,
-    pub listed: Listed,
     /// Tokens of one that has ended, and whether it was done in part.
     pub ended: Vec<u64, TOGETHER>,
     pub broken: bool,
@@ -155,7 +113,6 @@ impl Transactions {
             asks: false,
             group: None,
             awaited: None,
-            listed: Listed::new(),
             ended: Vec::new(),
             broken: false,
             last: 0,
@@ -188,9 +145,8 @@ impl Transactions {
     }
 
     /// Note that a call to watch a file is in the queue.
-    pub fn asked(&mut self, ino: u64) {
+    pub const fn asked(&mut self, ino: u64) {
         (self.state, self.ino, self.open, self.asks) = (State::Asked, ino, true, true);
-        self.listed = Listed::new();
     }
 
     /// Tell whether calls that joined, and are of no transaction, wait.

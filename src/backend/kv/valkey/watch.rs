@@ -152,7 +152,7 @@ impl Names<'_> {
     }
 
     /// Write the end of a transaction: which chunks there are, but for the first; what the records become; and to watch the
-    /// inode again, and tell it.
+    /// inode again, and tell it. Chunks are noted each time: who clears content takes them away, and the inode stays as it is.
     pub fn end(&self, to: &mut Encoder<'_>, chunks: &[u32], told: &Told) {
         if !chunks.is_empty() {
             to.request(2 + 2 * chunks.len() as u32).bytes(b"ZADD");
@@ -362,6 +362,13 @@ mod tests {
             (b"+OK\r\n+QUEUED\r\n", Err(Malformed)),
         ] {
             assert_eq!(outcome(&mut Reader::new(bytes), 2), wanted);
+        }
+        for (bytes, wanted) in [
+            (&b"+OK\r\n+QUEUED\r\n+QUEUED\r\n+OK\r\n"[..], Ok(())),
+            (b"+OK\r\n-OOM no\r\n+QUEUED\r\n+OK\r\n", Ok(())),
+            (b"+OK\r\n:1\r\n:2\r\n-ERR no MULTI\r\n", Err(Malformed)),
+        ] {
+            assert_eq!(discarded(&mut Reader::new(bytes), 2), wanted);
         }
         let mut told = Told::default();
         const MAY: &str = "+OK\r\n+OK\r\n*0\r\n-ERR no MULTI\r\n";
