@@ -112,6 +112,34 @@ fn a_node_of_content_that_is_killed_has_a_replica_take_over_with_all_that_was_du
 }
 
 #[test]
+fn a_cluster_that_goes_down_as_a_whole_has_all_content_on_its_disks() {
+    let aof = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut cluster = Cluster::start(KINDS[0], &aof);
+    let places = cluster.places();
+    let mut host = durable(&places, Durability::Aof);
+    let mut number = 0;
+    for _ in 0..2 {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(700));
+                cluster.nodes.iter_mut().for_each(|node| node.kill());
+                thread::sleep(Duration::from_millis(300));
+                cluster.nodes.iter_mut().for_each(|node| node.start_again());
+                done.store(true, Ordering::SeqCst);
+            });
+            while !done.load(Ordering::SeqCst) {
+                make(&mut host, number);
+                number += 1;
+            }
+        });
+        make(&mut host, number);
+        number += 1;
+    }
+    is_whole(&places, 0..number);
+}
+
+#[test]
 fn slots_of_content_that_move_key_by_key_under_load_lose_nothing() {
     for kind in KINDS {
         let cluster = Cluster::start(kind, &[]);

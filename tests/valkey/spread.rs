@@ -225,5 +225,10 @@ fn round_trips_are_no_more_where_content_is_near_and_few_where_it_is_not() {
     assert_eq!(shorter, 6);
     // The host lets go, and what has no groups is gone at once.
     host.unlink(ROOT, "small").unwrap();
-    assert_eq!(turns(&proxy, host, |host| host.forget(small)), 3);
+    settle(host);
+    let gone = turns(&proxy, host, |host| {
+        host.forget(small);
+        settle(host);
+    });
+    assert_eq!(gone, 3);
 }

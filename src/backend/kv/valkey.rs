@@ -22,7 +22,8 @@
 //! the bytes on their way through Lua 3 us, its two other calls of the server 2 us, and what is decided in Lua 4 us. So
 //! the function of a WRITE reads the client's record and the inode with one MGET, and writes both with one MSET; and of
 //! WRITEs to the same file all but the first go without it, as a [`transaction`] of the server's own, which costs the server
-//! about 7 us more than a SETRANGE at depth 1, and 0.5 to 1.5 us more for each of many that go together.
+//! about 7 us more than a SETRANGE at depth 1, and up to 1 us more for each of many that go together. While one
+//! transaction is waited for, the content of the next is on its way.
 //!
 //! The flat layout has an engine of its own, for its keys lie where a cluster puts them: [`objects`].
 //!
