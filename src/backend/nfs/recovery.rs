@@ -526,6 +526,10 @@ impl Nfs {
                 self.end_setup();
                 self.phase = Phase::Up;
                 (self.mount_failed, self.border.mute) = (None, false);
+                #[cfg(feature = "tls")]
+                if self.fault.take().is_some() {
+                    crate::log::info!("nfs: the server is reached by TLS again");
+                }
                 (self.renewed, self.settled) = (self.now, self.now);
             }
             Next::Leave => self.session_ended(at),
