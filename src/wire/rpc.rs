@@ -314,10 +314,7 @@ mod tests {
             (&[5, 1, 0, 0, 4, start, 0], Ok(Ok(false))),
             (&[5, 1, 0, 7, 8, start, tls, 0], Ok(Ok(false))),
             // What is not done is not offered.
-            (
-                &[5, 1, 0, 0, 8, start, tls, 1],
-                Ok(Err(Denied::Program(1))),
-            ),
+            (&[5, 1, 0, 0, 8, start, tls, 1], Ok(Err(Denied::Program(1)))),
             (&[5, 1, 1, 1, 2], Ok(Err(Denied::Credentials(2)))),
             (&[5, 1, 1, 0, 2, 2], Ok(Err(Denied::Version))),
             (&[6, 1, 0, 0, 8, start, tls, 0], Err(Malformed)),

@@ -138,12 +138,20 @@ impl Nfs {
     /// Keep why the server and this client do not agree on TLS, and tell of it once.
     #[cfg(feature = "tls")]
     fn disagree(&mut self, fault: Fault) {
-        if !fault.passes() {
+        if !fault.passes() && self.phase != Phase::Up {
             self.mount_failed = Some(Status::ERR_WRONGSEC);
         }
         if self.fault.as_ref() != Some(&fault) {
             crate::log::warn!("nfs: {}", crate::log::Show(&fault));
             self.fault = Some(fault);
+        }
+    }
+
+    /// Note that the server and this client do agree.
+    #[cfg(feature = "tls")]
+    pub(super) fn agree(&mut self) {
+        if self.fault.take().is_some() {
+            crate::log::info!("nfs: the server is reached by TLS again");
         }
     }
 

@@ -2,9 +2,9 @@
 
 use core::net::SocketAddr;
 
-use crate::mem::{Arena, Handle, OutOfMemory, RingBuffer};
 #[cfg(feature = "tls")]
 use crate::backend::tls::Fault;
+use crate::mem::{Arena, Handle, OutOfMemory, RingBuffer};
 use crate::sys::time::Instant;
 use crate::wire::nfs4::Call;
 

@@ -527,15 +527,15 @@ impl Nfs {
                 self.phase = Phase::Up;
                 (self.mount_failed, self.border.mute) = (None, false);
                 #[cfg(feature = "tls")]
-                if self.fault.take().is_some() {
-                    crate::log::info!("nfs: the server is reached by TLS again");
-                }
+                self.agree();
                 (self.renewed, self.settled) = (self.now, self.now);
             }
             Next::Leave => self.session_ended(at),
             Next::Left => self.leaving = Leaving::Gone,
             Next::Bound => {
                 self.links[at].state = State::Bound;
+                #[cfg(feature = "tls")]
+                self.agree();
                 self.resend(at);
             }
         }

@@ -98,7 +98,11 @@ pub fn open_namespace(config: &Config) -> Result<&'static NamespaceVolume, Strin
     if servers.len() > MAX_CLIENTS {
         return Err(format!("referrals: more than {MAX_REFERRED} servers"));
     }
-    let all: Vec<Named<'_>> = servers.iter().flat_map(|(_, found)| found).copied().collect();
+    let all: Vec<Named<'_>> = servers
+        .iter()
+        .flat_map(|(_, found)| found)
+        .copied()
+        .collect();
     let security = security(config, &all)?;
     let addresses = servers[0].1.iter().map(|(at, _)| at.ip().to_string());
     let names = config.servers.iter();

@@ -26,7 +26,8 @@ const XID: u32 = 0x5441_5254;
 const ROOM: usize = 512;
 
 /// How a server is set up that has it.
-const ALLOWED: &str = "allowed: a server with RPC-with-TLS (RFC 9289), as Linux's with the export option xprtsec=tls";
+const ALLOWED: &str =
+    "allowed: a server with RPC-with-TLS (RFC 9289), as Linux's with the export option xprtsec=tls";
 
 /// Hold a connection whose server is asked.
 pub struct Probe {
