@@ -232,23 +232,28 @@ fn calls(
     tls: &Mutex<ServerConnection>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
-    let mut plain = Vec::new();
+    let (mut plain, mut filled) = (Vec::new(), 0);
     loop {
-        let come = client.read(&mut buffer)?;
-        let mut come = &buffer[..come];
-        if come.is_empty() {
-            return Ok(());
-        }
-        while !come.is_empty() {
-            plain.clear();
+        // At first, what came with the end of the handshake.
+        let mut come = &buffer[..filled];
+        loop {
             {
                 let mut tls = tls.lock().unwrap();
-                tls.read_tls(&mut come)?;
+                if !come.is_empty() {
+                    tls.read_tls(&mut come)?;
+                }
                 let state = tls.process_new_packets().map_err(io::Error::other)?;
                 plain.resize(state.plaintext_bytes_to_read(), 0);
                 tls.reader().read_exact(&mut plain)?;
             }
             server.write_all(&plain)?;
+            if come.is_empty() {
+                break;
+            }
+        }
+        filled = client.read(&mut buffer)?;
+        if filled == 0 {
+            return Ok(());
         }
     }
 }
