@@ -18,6 +18,7 @@ use crate::fake::Fake;
 use crate::fake::files::locations;
 use crate::front::{self, Front, Manner};
 use crate::host::*;
+use crate::knfsd::Knfsd;
 use crate::proxy::Proxy;
 use crate::server::{EXPORT, Ganesha};
 
@@ -570,4 +571,79 @@ fn a_daemon_in_its_sandbox_serves_a_mount_by_tls_while_connections_are_cut() {
             .success()
     );
     assert!(daemon.wait().unwrap().success());
+}
+
+/// Start the kernel's own server, which gives its export by TLS only.
+fn kernels(authority: &Authority) -> Option<Knfsd> {
+    let files = [
+        (authority.path("ca"), "tls/ca"),
+        (authority.path("server"), "tls/server"),
+        (authority.path("server.key"), "tls/server.key"),
+    ];
+    Knfsd::start_as("nfsd-tls", &files, &["xprtsec=tls".into()])
+}
+
+/// Say how to reach it.
+fn by_kernel(server: &Knfsd, files: Files) -> Config {
+    let mut config = by(server.address.port(), &files);
+    config.servers = vec![server.address.ip().to_string()];
+    config.options.timeo = 10_000_000_000;
+    config
+}
+
+#[test]
+fn the_kernels_own_server_gives_by_tls_what_it_gives_to_nobody_else() {
+    let authority = Authority::new();
+    let Some(server) = kernels(&authority) else {
+        return;
+    };
+    let named = Files {
+        name: Some("kv.example".into()),
+        ..authority.files()
+    };
+    let plain = Config {
+        tls: None,
+        ..by_kernel(&server, named.clone())
+    };
+    refused(&plain, "ERR_WRONGSEC");
+    let mut config = by_kernel(&server, named.clone());
+    config.options.connections = 2;
+    let mut host = mount(&config);
+    write(&mut host, "f", 6 * PIECE + 5);
+    is_as_written(&mut host, "f", 6 * PIECE + 5);
+    // Another client waits for a lock, and is told by the backchannel when it is free.
+    let node = host.lookup(ROOT, "f").unwrap().nodeid;
+    let fh = host.open(node, O_RDWR).unwrap();
+    host.setlk(node, fh, 7, lock(F_WRLCK, 0, 9)).unwrap();
+    config.device = "other".into();
+    let mut other = mount(&config);
+    let (its, its_fh) = crate::locks::opened(&mut other, "f");
+    let taken = other.setlk(its, its_fh, 8, lock(F_WRLCK, 0, 9));
+    assert_eq!(taken, Err(Errno::EAGAIN));
+    host.setlk(node, fh, 7, lock(F_UNLCK, 0, 9)).unwrap();
+    assert_eq!(other.setlk(its, its_fh, 8, lock(F_WRLCK, 0, 9)), Ok(()));
+    // The address is none of the certificate's.
+    let files = authority.files();
+    refused(
+        &by_kernel(&server, files),
+        "which is tls_name or else the address",
+    );
+    refused(
+        &by_kernel(&server, Authority::new().files()),
+        "is signed by nobody of tls_ca",
+    );
+    // A client that is somebody is asked for who it is.
+    let identity = |from: &Authority| {
+        from.sign("client", &[], |_| ());
+        Files {
+            identity: Some((from.path("client"), from.path("client.key"))),
+            ..named.clone()
+        }
+    };
+    let mut host = mount(&by_kernel(&server, identity(&authority)));
+    is_as_written(&mut host, "f", 6 * PIECE + 5);
+    refused(
+        &by_kernel(&server, identity(&Authority::new())),
+        "the server refuses the certificate of tls_cert",
+    );
 }

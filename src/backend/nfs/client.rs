@@ -128,6 +128,12 @@ impl Nfs {
             Broken::Errno(error) if self.links[at].state == State::Connecting => {
                 crate::log::debug!("nfs: no connection: {}", error);
             }
+            #[cfg(feature = "tls")]
+            Broken::Errno(_) if self.links[at].was_cut_short() => {
+                let words =
+                    "TLS: the server ended the connection behind the handshake, before any answer";
+                self.disagree(Fault::passing(words));
+            }
             Broken::Errno(error) => crate::log::info!("nfs: the connection broke: {}", error),
             #[cfg(feature = "tls")]
             Broken::Tls(fault) => self.disagree(fault),

@@ -176,6 +176,12 @@ impl Link {
         self.wire.as_ref().filter(|_| making)?.silent()
     }
 
+    /// Tell whether the connection is one of TLS by which nothing was answered yet.
+    #[cfg(feature = "tls")]
+    pub fn was_cut_short(&self) -> bool {
+        self.state == State::Bare && matches!(self.wire, Some(Wire::Tls(_)))
+    }
+
     /// Note that the server answers by this connection.
     pub fn proven(&mut self) {
         self.backoff = BACKOFF.0;
