@@ -132,6 +132,29 @@ fn many_requests_at_a_time_go_by_one_connection() {
 }
 
 #[test]
+fn nothing_waits_in_a_session_for_what_a_ring_is_to_tell() {
+    let authority = Authority::new();
+    let fake = Fake::start();
+    let front = Front::of(&authority, fake.port);
+    let proxy = Proxy::new(&Place::Tcp("127.0.0.1".into(), front.port));
+    let Place::Tcp(_, port) = proxy.place() else {
+        panic!("{}", proxy.place());
+    };
+    let mut config = by(*port, &authority.files());
+    config.watches = 1;
+    let mut host = mount(&config);
+    let connections = proxy.connections();
+    for (round, pieces) in [0, 1000, 20_000].into_iter().enumerate() {
+        proxy.in_pieces_of(pieces);
+        let name = "f".repeat(round + 1);
+        write(&mut host, &name, 2 * PIECE + 100);
+        is_as_written(&mut host, &name, 2 * PIECE + 100);
+    }
+    // What is not seen is asked for again by another connection.
+    assert_eq!(proxy.connections(), connections);
+}
+
+#[test]
 fn a_server_that_does_not_offer_tls_is_not_spoken_with() {
     let authority = Authority::new();
     let files = authority.files();
@@ -644,6 +667,6 @@ fn the_kernels_own_server_gives_by_tls_what_it_gives_to_nobody_else() {
     is_as_written(&mut host, "f", 6 * PIECE + 5);
     refused(
         &by_kernel(&server, identity(&Authority::new())),
-        "the server refuses the certificate of tls_cert",
+        "TLS: the server refuses (AccessDenied)",
     );
 }

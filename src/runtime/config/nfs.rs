@@ -302,6 +302,22 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_for_every_server() {
+        let at = "server = \"a\", export = \"/\"";
+        assert_eq!(parse(at).unwrap().tls, None);
+        let all = "tls = true, tls_ca = \"/ca\", tls_name = \"a.example\", tls_cert = \"/c\", tls_key = \"/k\"";
+        let read = parse(&format!("{at}, referrals = {{ b = \"c\" }}, {all}"));
+        if cfg!(feature = "tls") {
+            let files = read.unwrap().tls.unwrap();
+            assert_eq!(files.ca.to_str(), Some("/ca"));
+            assert_eq!(files.name.as_deref(), Some("a.example"));
+            assert_eq!(files.identity, Some(("/c".into(), "/k".into())));
+        } else {
+            assert!(read.unwrap_err().contains("built without TLS"));
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_what_is_allowed() {
         for (line, wanted) in [
             (
