@@ -1,7 +1,7 @@
 //! The client by TLS: what it does without, and who is not talked to.
 
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::Duration;
 
@@ -544,6 +544,26 @@ fn a_server_that_is_killed_and_comes_back_has_lost_nothing_that_was_answered() {
     front.check();
 }
 
+/// Run a daemon until dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    /// Ask it to end; tell whether it did well.
+    fn stop(&mut self) -> bool {
+        let pid = self.0.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &pid]).status();
+        told.is_ok_and(|told| told.success()) && self.0.wait().is_ok_and(|end| end.success())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            self.stop();
+        }
+    }
+}
+
 #[test]
 fn a_daemon_in_its_sandbox_serves_a_mount_by_tls_while_connections_are_cut() {
     use std::os::unix::fs::MetadataExt;
@@ -561,15 +581,13 @@ fn a_daemon_in_its_sandbox_serves_a_mount_by_tls_while_connections_are_cut() {
         authority.path("ca"),
     );
     std::fs::write(&config, text).unwrap();
-    let mut daemon = Command::new(env!("CARGO_BIN_EXE_dpfs"))
-        .args(["serve", "-c"])
-        .arg(&config)
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dpfs"));
+    command.args(["serve", "-c"]).arg(&config);
+    let mut daemon = Daemon(command.spawn().unwrap());
     // A mount point is another file system than its folder.
     let device = |path: &std::path::Path| std::fs::metadata(path).map(|found| found.dev());
     while device(&mount).ok() == device(dir.path()).ok() {
-        assert!(daemon.try_wait().unwrap().is_none(), "it ended");
+        assert!(daemon.0.try_wait().unwrap().is_none(), "it ended");
         thread::sleep(Duration::from_millis(20));
     }
     for number in 0..30u8 {
@@ -585,15 +603,7 @@ fn a_daemon_in_its_sandbox_serves_a_mount_by_tls_while_connections_are_cut() {
     }
     assert!(front.sessions() > 3);
     front.check();
-    let pid = daemon.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    assert!(daemon.wait().unwrap().success());
+    assert!(daemon.stop());
 }
 
 /// Start the kernel's own server, which gives its export by TLS only.
