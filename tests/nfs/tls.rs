@@ -150,6 +150,19 @@ fn nothing_waits_in_a_session_for_what_a_ring_is_to_tell() {
         write(&mut host, &name, 2 * PIECE + 100);
         is_as_written(&mut host, &name, 2 * PIECE + 100);
     }
+    // More than sockets hold: the last of it waits in the session.
+    let (entry, fh) = host.create(ROOT, "long", O_RDWR, 0o644).unwrap();
+    let content = pattern(PIECE, 1);
+    let writes: Vec<_> = (0..24)
+        .map(|at| {
+            let offset = (at * PIECE) as u64;
+            let message = host.write_message(entry.nodeid, fh, offset, &content);
+            host.bed.send(&message)
+        })
+        .collect();
+    for ticket in writes {
+        assert_eq!(host.bed.wait(ticket).error(), None);
+    }
     // What is not seen is asked for again by another connection.
     assert_eq!(proxy.connections(), connections);
 }
