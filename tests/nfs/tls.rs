@@ -233,6 +233,11 @@ fn a_server_that_ends_or_says_nothing_is_told_apart_from_one_that_is_not_there()
                 front(Manner::Follow(Vec::new())),
                 "TLS: the server does not go on with the handshake",
             ),
+            (
+                // Nobody is behind it.
+                Front::of(&authority, 1).port,
+                "TLS: the server ended the connection after the handshake, before any answer",
+            ),
             (1, "no answer within 30 s"),
         ] {
             let config = by(port, &authority.files());

@@ -18,8 +18,6 @@ use super::link::{ANSWER, ASK, BUFFER, Body, Link, State};
 use super::op::{CALL_ROOM, Op, Place, With};
 use super::recovery::{Ask, Phase, may_ask};
 use super::wire::Broken;
-#[cfg(feature = "tls")]
-use crate::backend::tls::Fault;
 
 /// Zeros for padding.
 const ZEROS: [u8; 4] = [0; 4];
@@ -129,36 +127,12 @@ impl Nfs {
                 crate::log::debug!("nfs: no connection: {}", error);
             }
             #[cfg(feature = "tls")]
-            Broken::Errno(_) if self.links[at].was_cut_short() => {
-                let words =
-                    "TLS: the server ended the connection behind the handshake, before any answer";
-                self.disagree(Fault::passing(words));
-            }
+            Broken::Errno(_) if self.links[at].is_fresh_tls() => self.was_cut_short(),
             Broken::Errno(error) => crate::log::info!("nfs: the connection broke: {}", error),
             #[cfg(feature = "tls")]
             Broken::Tls(fault) => self.disagree(fault),
         }
         self.close_link(at);
-    }
-
-    /// Keep why the server and this client do not agree on TLS, and tell of it once.
-    #[cfg(feature = "tls")]
-    fn disagree(&mut self, fault: Fault) {
-        if !fault.passes() && self.phase != Phase::Up {
-            self.mount_failed = Some(Status::ERR_WRONGSEC);
-        }
-        if self.fault.as_ref() != Some(&fault) {
-            crate::log::warn!("nfs: {}", crate::log::Show(&fault));
-            self.fault = Some(fault);
-        }
-    }
-
-    /// Note that the server and this client do agree.
-    #[cfg(feature = "tls")]
-    pub(super) fn agree(&mut self) {
-        if self.fault.take().is_some() {
-            crate::log::info!("nfs: the server is reached by TLS again");
-        }
     }
 
     /// End a connection. What went by it is sent again when it stands again.

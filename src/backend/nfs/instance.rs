@@ -233,13 +233,6 @@ impl Nfs {
         self.mount_failed
     }
 
-    /// Give what the server and this client do not agree on, or what it means that nothing came of it so far.
-    #[cfg(feature = "tls")]
-    pub fn fault(&self) -> Option<Fault> {
-        let silent = || self.links.iter().find_map(Link::silent);
-        self.fault.clone().or_else(silent)
-    }
-
     /// Say in whose name a call goes.
     pub(super) fn user(&self, user: Credentials) -> Credentials {
         if self.volume.settings.options.anonymous {

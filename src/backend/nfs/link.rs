@@ -178,7 +178,7 @@ impl Link {
 
     /// Tell whether the connection is one of TLS by which nothing was answered yet.
     #[cfg(feature = "tls")]
-    pub fn was_cut_short(&self) -> bool {
+    pub fn is_fresh_tls(&self) -> bool {
         self.state == State::Bare && matches!(self.wire, Some(Wire::Tls(_)))
     }
 

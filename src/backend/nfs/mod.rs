@@ -37,6 +37,8 @@ mod callback;
 mod client;
 mod commit;
 mod copy;
+#[cfg(feature = "tls")]
+mod disagreement;
 mod filesystem;
 mod fragments;
 mod halfway;

@@ -71,7 +71,7 @@ pub struct Config {
 /// What is wrong, in words.
 pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
     let found = trunking::named(&config.servers, config.port)?;
-    let security = security(config, &found)?;
+    let security = security(config.tls.as_ref(), &found)?;
     open_with(config, (&found, security), &[])
 }
 
@@ -103,7 +103,7 @@ pub fn open_namespace(config: &Config) -> Result<&'static NamespaceVolume, Strin
         .flat_map(|(_, found)| found)
         .copied()
         .collect();
-    let security = security(config, &all)?;
+    let security = security(config.tls.as_ref(), &all)?;
     let addresses = servers[0].1.iter().map(|(at, _)| at.ip().to_string());
     let names = config.servers.iter();
     let names = names.map(|name| trunking::port_of(name, 0).0.to_string());
@@ -209,7 +209,7 @@ fn open_with(
 }
 
 /// Hold an address, and the name that was looked up for it.
-type Named<'a> = (SocketAddr, &'a str);
+pub type Named<'a> = (SocketAddr, &'a str);
 
 /// Hold where a server is, and how it is reached.
 type Found<'a> = (&'a [Named<'a>], Security);
@@ -219,9 +219,12 @@ fn plain(found: &[Named<'_>]) -> Vec<SocketAddr> {
 }
 
 /// Read whom connections trust: under the names that were looked up.
+///
+/// # Errors
+/// Which file is not what it should be, in words.
 #[cfg(feature = "tls")]
-fn security(config: &Config, found: &[Named<'_>]) -> Result<Security, String> {
-    let Some(files) = &config.tls else {
+pub fn security(files: Option<&Files>, found: &[Named<'_>]) -> Result<Security, String> {
+    let Some(files) = files else {
         return Ok(Security::default());
     };
     let mut trust = Trust::read(files, Some(ALPN))?;
@@ -232,9 +235,13 @@ fn security(config: &Config, found: &[Named<'_>]) -> Result<Security, String> {
     Ok(Security { trust: Some(trust) })
 }
 
+/// Refuse TLS.
+///
+/// # Errors
+/// That there is none.
 #[cfg(not(feature = "tls"))]
-fn security(config: &Config, _: &[Named<'_>]) -> Result<Security, String> {
-    match config.tls {
+pub fn security(files: Option<&Files>, _: &[Named<'_>]) -> Result<Security, String> {
+    match files {
         Some(_) => Err(crate::backend::tls::ABSENT.into()),
         None => Ok(Security::default()),
     }
