@@ -146,6 +146,7 @@ fn open_nfs(device: &config::Device, nfs: &config::Nfs) -> Result<&'static dyn B
         owners: nfs.owners.clone(),
         groups: nfs.groups.clone(),
         referrals: nfs.referrals.clone(),
+        tls: nfs.tls.clone(),
         limits: (device.limits.nodes, device.limits.open_files),
         watches: match nfs.io_uring {
             true => device.hal.queues().into(),

@@ -24,7 +24,7 @@ use super::stats::{Snapshot, State};
 use crate::backend::kv::ramcloud::server as ramcloud;
 use crate::backend::kv::valkey::objects::server::Keys;
 use crate::backend::kv::valkey::server::{Places, Server};
-use crate::backend::nfs::served::addresses;
+use crate::backend::nfs::served::{addresses, security};
 use crate::sys::sandbox::{Limit, limit, space, unshare};
 use crate::sys::{access, affinity, creds, device, identity};
 use crate::wire::errno::Errno;
@@ -196,8 +196,9 @@ fn users_name_spaces() -> Result<String, String> {
     Ok("empty root by pivot_root, in a name space of users".into())
 }
 
-/// Look the server up. Whether it gives the export shows when it is asked, at the start.
+/// Look the server up, and read the files of TLS. Whether it gives the export shows when it is asked, at the start.
 fn nfs_server(nfs: &Nfs) -> Result<String, String> {
+    security(nfs.tls.as_ref(), &[])?;
     let one = |names: &[String]| {
         let found = addresses(names, nfs.port)?;
         let found: Vec<String> = found.iter().map(ToString::to_string).collect();
@@ -392,6 +393,19 @@ mod tests {
                 .unwrap_err()
                 .ends_with("no such folder")
         );
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn files_of_tls_are_read() {
+        let text = "[[device]]\ntag = \"a\"\nhal = { kind = \"vhost-user\", socket = \"/s\" }\nbackend = { kind = \"nfs\", \
+                    server = \"127.0.0.1\", export = \"/\", tls = true, tls_ca = \"/nonexistent/ca\" }";
+        let config = Config::parse("f", text).unwrap();
+        let Backend::Nfs(nfs) = &config.devices[0].backend else {
+            panic!("{:?}", config.devices[0].backend);
+        };
+        let error = nfs_server(nfs).unwrap_err();
+        assert!(error.starts_with("tls_ca /nonexistent/ca: "), "{error}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! ONC RPC over a stream: records, calls with AUTH_SYS or AUTH_NONE, replies. Source: RFC 5531.
+//! ONC RPC over a stream: records, calls with AUTH_SYS or AUTH_NONE, replies; how a client asks for TLS. Source: RFC 5531,
+//! RFC 9289.
 
 use super::xdr::{Decoder, Encoder, Malformed, Result};
 
@@ -13,6 +14,12 @@ const VERSION: u32 = 2;
 
 const AUTH_NONE: u32 = 0;
 const AUTH_SYS: u32 = 1;
+const AUTH_TLS: u32 = 7;
+
+/// Number of the procedure that does nothing, which every program has.
+const NULL: u32 = 0;
+/// What a server's verifier holds that goes on with TLS (RFC 9289, section 4.1).
+const STARTTLS: &[u8] = b"STARTTLS";
 
 /// Most supplementary groups of AUTH_SYS.
 pub const MAX_GROUPS: usize = 16;
@@ -157,23 +164,25 @@ pub fn parse(message: &[u8]) -> Result<Message<'_>> {
             let outcome = parse_reply(&mut input)?;
             Ok(Message::Reply {
                 xid,
-                outcome: outcome.map(|()| input),
+                outcome: outcome.map(|_| input),
             })
         }
         _ => Err(Malformed),
     }
 }
 
-fn parse_reply(input: &mut Decoder<'_>) -> Result<core::result::Result<(), Denied>> {
+/// Read the head of a reply. Gives the verifier, its flavor and its body, of one with results.
+fn parse_reply<'a>(
+    input: &mut Decoder<'a>,
+) -> Result<core::result::Result<(u32, &'a [u8]), Denied>> {
     const ACCEPTED: u32 = 0;
     const DENIED: u32 = 1;
     const RPC_MISMATCH: u32 = 0;
     match input.u32()? {
         ACCEPTED => {
-            input.u32()?;
-            input.opaque(MAX_AUTH)?;
+            let verifier = (input.u32()?, input.opaque(MAX_AUTH)?);
             Ok(match input.u32()? {
-                0 => Ok(()),
+                0 => Ok(verifier),
                 status => Err(Denied::Program(status)),
             })
         }
@@ -183,6 +192,36 @@ fn parse_reply(input: &mut Decoder<'_>) -> Result<core::result::Result<(), Denie
         })),
         _ => Err(Malformed),
     }
+}
+
+/// Bytes of [`ask_for_tls`], the record's mark among them.
+pub const ASK_FOR_TLS_LEN: usize = MARK_LEN + 10 * 4;
+
+/// Make the call that asks whether the server goes on with TLS: the program's NULL with AUTH_TLS (RFC 9289, section 4.1).
+pub fn ask_for_tls(xid: u32, program: u32, version: u32) -> [u8; ASK_FOR_TLS_LEN] {
+    let mut bytes = [0; ASK_FOR_TLS_LEN];
+    let mut out = Encoder::new(&mut bytes);
+    out.fixed(&mark(ASK_FOR_TLS_LEN - MARK_LEN));
+    for word in [xid, CALL, VERSION, program, version, NULL] {
+        out.u32(word);
+    }
+    for word in [AUTH_TLS, 0, AUTH_NONE, 0] {
+        out.u32(word);
+    }
+    bytes
+}
+
+/// Read the answer to [`ask_for_tls`]: whether the server goes on with TLS, or why there is no such answer.
+///
+/// # Errors
+/// [`Malformed`] when it is no answer to that call.
+pub fn offers_tls(message: &[u8], xid: u32) -> Result<core::result::Result<bool, Denied>> {
+    let mut input = Decoder::new(message);
+    if [input.u32()?, input.u32()?] != [xid, REPLY] {
+        return Err(Malformed);
+    }
+    let outcome = parse_reply(&mut input)?;
+    Ok(outcome.map(|verifier| verifier == (AUTH_NONE, STARTTLS)))
 }
 
 /// Begin the answer to a call of the peer, in the name of AUTH_NONE. The record's mark is left to be filled in.
@@ -256,5 +295,33 @@ mod tests {
         assert_eq!(outcome(&[9, 1, 2]), None);
         assert_eq!(outcome(&[9, 1, 0, 0, 401]), None);
         assert_eq!(outcome(&[9, 3]), None);
+    }
+
+    #[test]
+    fn tls_is_asked_for_and_offered_as_rfc_9289_says() {
+        let expected = [0x8000_0028, 5, 0, 2, 100_003, 4, 0, 7, 0, 0, 0];
+        let expected: std::vec::Vec<u8> = expected.into_iter().flat_map(u32::to_be_bytes).collect();
+        assert_eq!(ask_for_tls(5, 100_003, 4), *expected);
+        let [start, tls] = [b"STAR", b"TTLS"].map(|half| u32::from_be_bytes(*half));
+        let outcome = |words: &[u32]| {
+            let bytes: std::vec::Vec<u8> =
+                words.iter().flat_map(|word| word.to_be_bytes()).collect();
+            offers_tls(&bytes, 5)
+        };
+        for (words, expected) in [
+            (&[5, 1, 0, 0, 8, start, tls, 0][..], Ok(Ok(true))),
+            (&[5, 1, 0, 0, 0, 0], Ok(Ok(false))),
+            (&[5, 1, 0, 0, 4, start, 0], Ok(Ok(false))),
+            (&[5, 1, 0, 7, 8, start, tls, 0], Ok(Ok(false))),
+            // What is not done is not offered.
+            (&[5, 1, 0, 0, 8, start, tls, 1], Ok(Err(Denied::Program(1)))),
+            (&[5, 1, 1, 1, 2], Ok(Err(Denied::Credentials(2)))),
+            (&[5, 1, 1, 0, 2, 2], Ok(Err(Denied::Version))),
+            (&[6, 1, 0, 0, 8, start, tls, 0], Err(Malformed)),
+            (&[5, 0, 0, 0, 8, start, tls, 0], Err(Malformed)),
+            (&[5, 1, 0, 0, 8, start], Err(Malformed)),
+        ] {
+            assert_eq!(outcome(words), expected, "{words:?}");
+        }
     }
 }

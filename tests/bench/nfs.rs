@@ -59,6 +59,7 @@ pub fn config(port: u16) -> Config {
         },
         owners: Vec::new(),
         groups: Vec::new(),
+        tls: None,
         referrals: Vec::new(),
         limits: (1 << 17, 1 << 10),
         watches: 0,

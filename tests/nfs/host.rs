@@ -74,6 +74,7 @@ pub fn config(port: u16) -> Config {
         },
         owners: Vec::new(),
         groups: Vec::new(),
+        tls: None,
         referrals: Vec::new(),
         limits: (10_000, 1000),
         watches: 0,

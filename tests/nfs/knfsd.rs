@@ -3,6 +3,7 @@
 //! attributes, and 6.12's does not say when a lock is free; so it is the newest.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -49,6 +50,11 @@ impl Knfsd {
     /// Start one with further arguments of its job, and with an empty export on XFS. `None`, having said so, where the
     /// machine gives no network interface.
     pub fn start(more: &[String]) -> Option<Self> {
+        Self::start_as("nfsd", &[], more)
+    }
+
+    /// The same, of this job, with files of this machine in the guest.
+    pub fn start_as(job: &str, files: &[(PathBuf, &str)], more: &[String]) -> Option<Self> {
         static COUNT: AtomicU8 = AtomicU8::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
@@ -73,7 +79,12 @@ impl Knfsd {
         let console = std::fs::File::create(folder.path().join("console")).unwrap();
         let rig = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/boot");
         let guest = Command::new(rig)
-            .args(["--uml", "7.2", "--timeout", "3600", "--job", "nfsd"])
+            .args(["--uml", "7.2", "--timeout", "3600", "--job", job])
+            .args(
+                files
+                    .iter()
+                    .flat_map(|(file, at)| ["--put".into(), format!("{}:{at}", file.display())]),
+            )
             .args(["--arg", &format!("address={far}"), "--arg", "disk=yes"])
             .args(more.iter().flat_map(|argument| ["--arg", argument]))
             .args(["--uml-arg", &format!("ubd0={disk}")])

@@ -217,6 +217,7 @@ fn nothing_is_allocated_after_start() {
         },
         owners: Vec::new(),
         groups: Vec::new(),
+        tls: None,
         referrals: vec![("there".into(), vec![format!("127.0.0.1:{}", there.port)])],
         limits: (1000, 100),
         watches: 0,

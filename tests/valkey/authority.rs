@@ -1,7 +1,7 @@
 //! Certificates of the test's own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dpfs::backend::tls::Files;
 use rcgen::{
@@ -58,21 +58,5 @@ impl Authority {
             name: None,
             identity: None,
         }
-    }
-
-    /// Give the arguments of a server with this certificate; whether clients have one `tells` ("yes", "no").
-    pub fn arguments(&self, file: &str, tells: &str) -> Vec<String> {
-        let shown = |path: &Path| path.display().to_string();
-        let (cert, key) = (self.path(file), self.path(&format!("{file}.key")));
-        let named = [
-            ("--tls-cert-file", shown(&cert)),
-            ("--tls-key-file", shown(&key)),
-            ("--tls-ca-cert-file", shown(&self.path("ca"))),
-            ("--tls-auth-clients", tells.to_string()),
-        ];
-        let words = named
-            .into_iter()
-            .flat_map(|(name, value)| [name.to_string(), value]);
-        words.collect()
     }
 }

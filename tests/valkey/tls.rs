@@ -23,9 +23,24 @@ use crate::server::{KINDS, Server};
 use crate::suite::suite;
 use crate::tree::does_what_it_should;
 
+/// Give the arguments of a server with this certificate; whether clients have one `tells` ("yes", "no").
+fn arguments(authority: &Authority, file: &str, tells: &str) -> Vec<String> {
+    let shown = |file: &str| authority.path(file).display().to_string();
+    let named = [
+        ("--tls-cert-file", shown(file)),
+        ("--tls-key-file", shown(&format!("{file}.key"))),
+        ("--tls-ca-cert-file", shown("ca")),
+        ("--tls-auth-clients", tells.to_string()),
+    ];
+    let words = named
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_string(), value]);
+    words.collect()
+}
+
 /// Start a server with TLS.
 fn start(kind: &str, authority: &Authority, more: &[&str]) -> Server {
-    let arguments = authority.arguments("server", "no");
+    let arguments = arguments(authority, "server", "no");
     let mut all: Vec<&str> = arguments.iter().map(String::as_str).collect();
     all.extend(more);
     Server::start_tls(kind, &all)
@@ -65,7 +80,7 @@ fn files_are_keys_of_a_server_by_tls() {
 #[test]
 fn every_node_of_a_cluster_is_reached_by_tls_and_one_that_is_killed_is_replaced() {
     let authority = Authority::new();
-    let arguments = authority.arguments("server", "yes");
+    let arguments = arguments(&authority, "server", "yes");
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let among = ["--tls-cluster", "yes", "--tls-replication", "yes"];
     let all = [&among[..], &arguments].concat();
@@ -173,7 +188,7 @@ fn a_server_that_is_not_the_one_is_refused_in_words() {
         ("old", "has expired by this machine's clock"),
         ("early", "is not valid yet by this machine's clock"),
     ] {
-        let arguments = authority.arguments(file, "no");
+        let arguments = arguments(&authority, file, "no");
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let server = Server::start_tls("valkey", &arguments);
         refused(&server.secure(), Some(&files), wanted);
@@ -190,7 +205,7 @@ fn a_server_that_wants_to_know_the_client_is_told_who_it_is() {
         ..authority.files()
     };
     for kind in KINDS {
-        let arguments = authority.arguments("server", "yes");
+        let arguments = arguments(&authority, "server", "yes");
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let server = Server::start_tls(kind, &arguments);
         let place = server.secure();

@@ -14,9 +14,10 @@ use crate::wire::xdr::padded;
 use super::answer::{Trouble, ok};
 use super::fragments;
 use super::instance::{MAX_LINKS, Nfs};
-use super::link::{ANSWER, ASK, BUFFER, Body, State};
+use super::link::{ANSWER, ASK, BUFFER, Body, Link, State};
 use super::op::{CALL_ROOM, Op, Place, With};
 use super::recovery::{Ask, Phase, may_ask};
+use super::wire::Broken;
 
 /// Zeros for padding.
 const ZEROS: [u8; 4] = [0; 4];
@@ -95,7 +96,8 @@ impl Nfs {
                     self.volume.cores.fetch_add(1, Ordering::AcqRel);
                 }
                 let link = &mut self.links[at];
-                if let Some(fd) = link.connect(&server, settings.options.reserved_port, self.now)
+                let how = (settings.options.reserved_port, settings.security);
+                if let Some(fd) = link.connect(&server, how, self.now)
                     && self.epoll.add(fd, at as u64).is_err()
                 {
                     self.close_link(at);
@@ -103,8 +105,10 @@ impl Nfs {
                 true
             }
             State::Connecting => {
-                link.look(self.now);
-                link.state != State::Connecting
+                if let Err(why) = link.look() {
+                    self.broken(at, why);
+                }
+                self.links[at].state != State::Connecting
             }
             State::Bare if matches!(link.ask, Ask::Nothing) => {
                 self.begin_ask(at);
@@ -113,6 +117,22 @@ impl Nfs {
             }
             State::Bare | State::Bound => false,
         }
+    }
+
+    /// A connection broke, or could not be made: end it, and say why.
+    #[cold]
+    fn broken(&mut self, at: usize, why: Broken) {
+        match why {
+            Broken::Errno(error) if self.links[at].state == State::Connecting => {
+                crate::log::debug!("nfs: no connection: {}", error);
+            }
+            #[cfg(feature = "tls")]
+            Broken::Errno(_) if self.links[at].is_fresh_tls() => self.was_cut_short(),
+            Broken::Errno(error) => crate::log::info!("nfs: the connection broke: {}", error),
+            #[cfg(feature = "tls")]
+            Broken::Tls(fault) => self.disagree(fault),
+        }
+        self.close_link(at);
     }
 
     /// End a connection. What went by it is sent again when it stands again.
@@ -238,10 +258,21 @@ impl Nfs {
     fn flush(&mut self, at: usize) -> bool {
         let mut any = false;
         loop {
-            let link = &self.links[at];
-            let Some(fd) = &link.fd else { return any };
-            if link.queue.is_empty() || matches!(link.state, State::Down | State::Connecting) {
+            let link = &mut self.links[at];
+            let Some(wire) = &mut link.wire else {
                 return any;
+            };
+            if matches!(link.state, State::Down | State::Connecting) {
+                return any;
+            }
+            if link.queue.is_empty() {
+                return match wire.push() {
+                    Ok(_) => any,
+                    Err(why) => {
+                        self.broken(at, why);
+                        true
+                    }
+                };
             }
             let mut pieces = Pieces::default();
             let mut skip = link.sent;
@@ -275,12 +306,11 @@ impl Nfs {
                     break;
                 }
             }
-            let sent = match pieces.send(fd.raw()) {
+            let sent = match wire.send(&mut pieces) {
                 Ok(sent) => sent,
-                Err(Errno::EAGAIN) => return any,
-                Err(error) => {
-                    crate::log::info!("nfs: the connection broke: {}", error);
-                    self.close_link(at);
+                Err(Broken::Errno(Errno::EAGAIN)) => return any,
+                Err(why) => {
+                    self.broken(at, why);
                     return true;
                 }
             };
@@ -323,17 +353,16 @@ impl Nfs {
             }
             self.links[at].compact();
             match self.receive_once(at) {
-                Ok((got, asked)) => {
+                Ok(drained) => {
                     any = true;
                     self.understand(at);
-                    if got < asked {
+                    if drained {
                         return any;
                     }
                 }
-                Err(Errno::EAGAIN) => return any,
-                Err(error) => {
-                    crate::log::info!("nfs: the connection broke: {}", error);
-                    self.close_link(at);
+                Err(Broken::Errno(Errno::EAGAIN)) => return any,
+                Err(why) => {
+                    self.broken(at, why);
                     return true;
                 }
             }
@@ -342,10 +371,13 @@ impl Nfs {
         any
     }
 
-    /// Receive once: the rest of a READ's data into the host's pages, what follows into the buffer.
-    fn receive_once(&mut self, at: usize) -> Result<(usize, usize), Errno> {
+    /// Receive once: the rest of a READ's data into the host's pages, what follows into the buffer. True when nothing more
+    /// has come.
+    fn receive_once(&mut self, at: usize) -> Result<bool, Broken> {
         let link = &mut self.links[at];
-        let fd = link.fd.as_ref().map_or(-1, |fd| fd.raw());
+        let Some(wire) = &mut link.wire else {
+            return Err(Errno::EPIPE.into());
+        };
         let body = link.body;
         let mut pieces = Pieces::default();
         let mut direct = 0;
@@ -357,10 +389,11 @@ impl Nfs {
         }
         pieces.room(&mut link.buffer[link.end..]);
         let asked = pieces.len();
-        let got = pieces.receive(fd)?;
+        let got = wire.receive(&mut pieces)?;
         if got == 0 {
-            return Err(Errno::EPIPE);
+            return Err(Errno::EPIPE.into());
         }
+        let drained = got < asked && wire.is_drained_by_less();
         if let Some(mut body) = body {
             let here = got.min(direct);
             body.at += here;
@@ -380,7 +413,7 @@ impl Nfs {
         } else {
             link.end += got;
         }
-        Ok((got, asked))
+        Ok(drained)
     }
 
     /// Understand the records that have come whole, and the heads of READs.
@@ -645,6 +678,10 @@ impl Nfs {
             let link = &self.links[at];
             let asks = link.state == State::Connecting || !matches!(link.ask, Ask::Nothing);
             if silent || (asks && self.now.since(link.ask_at) > timeo) {
+                #[cfg(feature = "tls")]
+                if let Some(fault) = self.links[at].silent() {
+                    self.disagree(fault);
+                }
                 self.close_link(at);
                 if !self.silent {
                     self.silent = true;
@@ -663,7 +700,7 @@ impl Nfs {
     /// Say when there is something to do although nothing comes.
     pub(super) fn next_turn(&self) -> crate::sys::time::Instant {
         let waits = self.delayed > 0 || self.phase != Phase::Up;
-        let unsent = self.links.iter().any(|link| !link.queue.is_empty());
+        let unsent = self.links.iter().any(Link::is_sending);
         if unsent {
             self.now.after(1_000_000)
         } else if waits {

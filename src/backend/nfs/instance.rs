@@ -1,5 +1,7 @@
 //! One core's client: its tasks, its session, its connections.
 
+#[cfg(feature = "tls")]
+use crate::backend::tls::Fault;
 use crate::fuse::Caller;
 use crate::mem::{Arena, Handle as TaskId, OutOfMemory, Pinned, RingBuffer, SlotMap};
 use crate::sys::epoll::Epoll;
@@ -101,6 +103,9 @@ pub struct Nfs {
     pub(super) mount: &'static [u8],
     pub(super) mounted: Option<Mounted>,
     pub(super) mount_failed: Option<Status>,
+    /// What the server and this client do not agree on, until they do.
+    #[cfg(feature = "tls")]
+    pub(super) fault: Option<Fault>,
     /// Minor version of the session's last own call.
     pub(super) asked_minor: u32,
     /// It counts among the cores that have not taken leave.
@@ -195,6 +200,8 @@ impl Nfs {
             mount,
             mounted: None,
             mount_failed: None,
+            #[cfg(feature = "tls")]
+            fault: None,
             asked_minor: 0,
             joined: false,
             border: Border::new(),

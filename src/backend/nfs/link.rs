@@ -2,13 +2,14 @@
 
 use core::net::SocketAddr;
 
+#[cfg(feature = "tls")]
+use crate::backend::tls::Fault;
 use crate::mem::{Arena, Handle, OutOfMemory, RingBuffer};
-use crate::sys::fd::Fd;
-use crate::sys::tcp;
 use crate::sys::time::Instant;
 use crate::wire::nfs4::Call;
 
 use super::recovery::Ask;
+use super::wire::{Broken, Security, Wire};
 
 /// Bytes of what comes in; the largest answer other than a READ's has to fit.
 pub const BUFFER: usize = 128 << 10;
@@ -64,7 +65,7 @@ pub struct Body {
 /// Hold a connection.
 pub struct Link {
     pub state: State,
-    pub fd: Option<Fd>,
+    pub wire: Option<Wire>,
     /// What has come: `start..end` is not understood yet.
     pub buffer: &'static mut [u8],
     pub start: usize,
@@ -98,7 +99,7 @@ impl Link {
     pub fn new(arena: &Arena, calls: u32) -> Result<Self, OutOfMemory> {
         Ok(Self {
             state: State::Down,
-            fd: None,
+            wire: None,
             buffer: arena.zeroed(BUFFER)?,
             start: 0,
             end: 0,
@@ -124,15 +125,20 @@ impl Link {
         BUFFER + ASK_ROOM + ANSWER_ROOM + (calls as usize + 3) * size_of::<Handle>() + 64
     }
 
-    /// Begin to connect when it is time.
-    pub fn connect(&mut self, to: &SocketAddr, reserved: bool, now: Instant) -> Option<i32> {
+    /// Begin to connect when it is time. Gives the connection's descriptor.
+    pub fn connect(
+        &mut self,
+        to: &SocketAddr,
+        (reserved, security): (bool, Security),
+        now: Instant,
+    ) -> Option<i32> {
         if now < self.retry_at {
             return None;
         }
-        match tcp::connect(to, reserved) {
-            Ok(fd) => {
-                let raw = fd.raw();
-                self.fd = Some(fd);
+        match Wire::connect(to, reserved, security) {
+            Ok(wire) => {
+                let raw = wire.raw();
+                self.wire = Some(wire);
                 self.state = State::Connecting;
                 self.ask_at = now;
                 Some(raw)
@@ -145,19 +151,35 @@ impl Link {
         }
     }
 
-    /// Look whether the connection stands by now.
-    pub fn look(&mut self, now: Instant) {
-        let Some(fd) = &self.fd else {
-            return self.close(now);
-        };
-        match tcp::connected(fd.raw()) {
-            Ok(true) => self.state = State::Bare,
-            Ok(false) => {}
-            Err(error) => {
-                crate::log::debug!("nfs: no connection: {}", error);
-                self.close(now);
-            }
+    /// Go on making the connection.
+    ///
+    /// # Errors
+    /// Why it cannot be made; [`Self::close`] is to follow.
+    pub fn look(&mut self) -> Result<(), Broken> {
+        if let Some(wire) = &mut self.wire
+            && wire.stands()?
+        {
+            self.state = State::Bare;
         }
+        Ok(())
+    }
+
+    /// Tell whether something is to be sent, or was taken and is still on its way out.
+    pub fn is_sending(&self) -> bool {
+        !self.queue.is_empty() || self.wire.as_ref().is_some_and(Wire::holds)
+    }
+
+    /// Say what it means that making the connection takes too long, where that says more than that nobody is there.
+    #[cfg(feature = "tls")]
+    pub fn silent(&self) -> Option<Fault> {
+        let making = self.state == State::Connecting;
+        self.wire.as_ref().filter(|_| making)?.silent()
+    }
+
+    /// Tell whether the connection is one of TLS by which nothing was answered yet.
+    #[cfg(feature = "tls")]
+    pub fn is_fresh_tls(&self) -> bool {
+        self.state == State::Bare && matches!(self.wire, Some(Wire::Tls(_)))
     }
 
     /// Note that the server answers by this connection.
@@ -167,7 +189,7 @@ impl Link {
 
     /// End the connection, to be made again after a while that grows.
     pub fn close(&mut self, now: Instant) {
-        self.fd = None;
+        self.wire = None;
         self.failures += usize::from(self.state != State::Bound);
         self.state = State::Down;
         (self.start, self.end, self.skip, self.sent) = (0, 0, 0, 0);

@@ -28,7 +28,8 @@
 //! It never blocks, never allocates after start, and no answer of a server makes it panic. A restart of the server
 //! loses nothing that was answered. Locks are the server's ([`locks`]), or the host kernel's own; so are extended
 //! attributes of users ([`xattr`]) and copies ([`copy`]), where it has them. What the server asks for by the backchannel
-//! is done at once ([`callback`]). Source: RFC 8881, RFC 7862, RFC 8276.
+//! is done at once ([`callback`]). Where TLS is configured, every connection goes by it, or is none ([`wire`]). Source: RFC
+//! 8881, RFC 7862, RFC 8276, RFC 9289.
 
 mod allowed;
 mod answer;
@@ -36,6 +37,8 @@ mod callback;
 mod client;
 mod commit;
 mod copy;
+#[cfg(feature = "tls")]
+mod disagreement;
 mod filesystem;
 mod fragments;
 mod halfway;
@@ -58,10 +61,13 @@ mod roots;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;
+#[cfg(feature = "tls")]
+mod starttls;
 #[cfg(feature = "std")]
 mod trunking;
 mod uncommitted;
 mod volume;
+mod wire;
 mod xattr;
 
 pub use allowed::{MAX_REFERRED, Referral};
@@ -69,3 +75,4 @@ pub use idmap::Names;
 pub use instance::Nfs;
 pub use namespace::{Member, Namespace, NamespaceVolume};
 pub use volume::{Cache, NfsVolume, Options, Settings};
+pub use wire::Security;

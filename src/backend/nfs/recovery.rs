@@ -526,12 +526,16 @@ impl Nfs {
                 self.end_setup();
                 self.phase = Phase::Up;
                 (self.mount_failed, self.border.mute) = (None, false);
+                #[cfg(feature = "tls")]
+                self.agree();
                 (self.renewed, self.settled) = (self.now, self.now);
             }
             Next::Leave => self.session_ended(at),
             Next::Left => self.leaving = Leaving::Gone,
             Next::Bound => {
                 self.links[at].state = State::Bound;
+                #[cfg(feature = "tls")]
+                self.agree();
                 self.resend(at);
             }
         }

@@ -13,9 +13,15 @@ use super::idmap::Names;
 use super::instance::Nfs;
 use super::namespace::{Member, Namespace, NamespaceVolume};
 use super::recovery::Mounted;
+#[cfg(feature = "tls")]
+use super::starttls::ALPN;
 use super::trunking;
 pub use super::trunking::addresses;
 use super::volume::{NfsVolume, Options, Settings};
+use super::wire::Security;
+use crate::backend::tls::Files;
+#[cfg(feature = "tls")]
+use crate::backend::tls::Trust;
 use crate::fuse::FileSystem;
 use crate::sys::time::Instant;
 use crate::sys::{file, map};
@@ -45,6 +51,8 @@ pub struct Config {
     pub owners: Vec<(String, u32)>,
     /// Names of groups that have.
     pub groups: Vec<(String, u32)>,
+    /// Files of TLS; `None` for connections without it.
+    pub tls: Option<Files>,
     /// Servers that referrals are followed to, at most [`MAX_REFERRED`]: the name or address that servers tell, and names
     /// or addresses to reach it by. Each has a client and tables as large as those of the server that is mounted.
     pub referrals: Vec<(String, Vec<String>)>,
@@ -62,7 +70,9 @@ pub struct Config {
 /// # Errors
 /// What is wrong, in words.
 pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
-    open_with(config, &[])
+    let found = trunking::named(&config.servers, config.port)?;
+    let security = security(config.tls.as_ref(), &found)?;
+    open_with(config, (&found, security), &[])
 }
 
 /// Find the server and the export as [`open`] does, and follow its referrals to the servers of [`Config::referrals`]. These
@@ -72,12 +82,13 @@ pub fn open(config: &Config) -> Result<&'static NfsVolume, String> {
 /// # Errors
 /// What is wrong, in words.
 pub fn open_namespace(config: &Config) -> Result<&'static NamespaceVolume, String> {
-    let home = addresses(&config.servers, config.port)?;
+    let home = trunking::named(&config.servers, config.port)?;
     let mut servers = std::vec![(&config.servers, home)];
     let mut referrals = Vec::new();
     for (name, places) in &config.referrals {
-        let found = addresses(places, config.port)?;
-        let shares = |(_, known): &(_, Vec<SocketAddr>)| known.iter().any(|at| found.contains(at));
+        let found = trunking::named(places, config.port)?;
+        let is_one = |one: &Named<'_>| found.iter().any(|(address, _)| *address == one.0);
+        let shares = |(_, known): &(_, Vec<Named<'_>>)| known.iter().any(is_one);
         let client = servers.iter().position(shares).unwrap_or(servers.len());
         if client == servers.len() {
             servers.push((places, found));
@@ -87,7 +98,13 @@ pub fn open_namespace(config: &Config) -> Result<&'static NamespaceVolume, Strin
     if servers.len() > MAX_CLIENTS {
         return Err(format!("referrals: more than {MAX_REFERRED} servers"));
     }
-    let addresses = servers[0].1.iter().map(|address| address.ip().to_string());
+    let all: Vec<Named<'_>> = servers
+        .iter()
+        .flat_map(|(_, found)| found)
+        .copied()
+        .collect();
+    let security = security(config.tls.as_ref(), &all)?;
+    let addresses = servers[0].1.iter().map(|(at, _)| at.ip().to_string());
     let names = config.servers.iter();
     let names = names.map(|name| trunking::port_of(name, 0).0.to_string());
     for name in names.chain(addresses) {
@@ -101,14 +118,15 @@ pub fn open_namespace(config: &Config) -> Result<&'static NamespaceVolume, Strin
         client: client as u8,
     });
     let referrals: &'static [Referral] = referrals.collect::<Vec<_>>().leak();
-    let mut members = std::vec![open_with(config, referrals)?];
-    for (tag, (places, addresses)) in (0..).zip(servers).skip(1) {
+    let home = (&*servers[0].1, security);
+    let mut members = std::vec![open_with(config, home, referrals)?];
+    for (tag, (places, found)) in (0..).zip(&servers).skip(1) {
         let own = Config {
-            servers: places.clone(),
+            servers: places.to_vec(),
             export: "/".into(),
             ..config.clone()
         };
-        members.push(referred(&own, addresses, tag, referrals)?);
+        members.push(referred(&own, (found, security), tag, referrals)?);
     }
     Ok(Box::leak(Box::new(NamespaceVolume {
         members: members.leak(),
@@ -118,7 +136,7 @@ pub fn open_namespace(config: &Config) -> Result<&'static NamespaceVolume, Strin
 /// Make the volume of a server that a referral may lead to. Nothing is known of it.
 fn referred(
     config: &Config,
-    addresses: Vec<SocketAddr>,
+    (found, security): Found<'_>,
     tag: u8,
     referrals: &'static [Referral],
 ) -> Result<&'static NfsVolume, String> {
@@ -127,7 +145,7 @@ fn referred(
         referrals,
         owners: names(&config.owners),
         groups: names(&config.groups),
-        ..settings(config, addresses, config.minor)
+        ..settings(config, (plain(found), security), config.minor)
     };
     let volume = volume(config, settings, &NOTHING, 0)?;
     volume.watch(config.watches);
@@ -147,9 +165,10 @@ const NOTHING: Mounted = Mounted {
 
 fn open_with(
     config: &Config,
+    (found, security): Found<'_>,
     referrals: &'static [Referral],
 ) -> Result<&'static NfsVolume, String> {
-    let addresses = addresses(&config.servers, config.port)?;
+    let addresses = plain(found);
     let patience = match addresses.len() {
         1 => PATIENCE,
         _ => PATIENCE_OF_SEVERAL,
@@ -158,30 +177,30 @@ fn open_with(
         .minor
         .map_or(std::vec![2, 1], |minor| std::vec![minor]);
     let (first, (minor, mounted)) = trunking::first(&addresses, PATIENCE, |address| {
-        let mut found = Err(Status::ERR_MINOR_VERS_MISMATCH);
+        let mut found = Err(Refusal::Status(Status::ERR_MINOR_VERS_MISMATCH));
         for minor in &minors {
-            found = mount(config, address, *minor, patience)?.map(|mounted| (*minor, mounted));
-            if found.is_ok() {
+            let at = (address, security);
+            found = mount(config, at, *minor, patience)?.map(|mounted| (*minor, mounted));
+            if !matches!(found, Err(Refusal::Status(_))) {
                 break;
             }
         }
-        Ok(found.map_err(|status| {
-            format!(
-                "the server does not give {}: NFS4{}",
-                config.export,
-                status.name()
-            )
+        Ok(found.map_err(|refusal| match refusal {
+            Refusal::Status(_) => {
+                format!("the server does not give {}: {refusal}", config.export)
+            }
+            Refusal::Tls(_) => refusal.to_string(),
         }))
     })?;
     let servers = trunking::same(first, &addresses, mounted.server, |address| {
-        let found = mount(config, address, minor, patience)?;
-        found.map_err(|status| format!("NFS4{}", status.name()))
+        let found = mount(config, (address, security), minor, patience)?;
+        found.map_err(|refusal| refusal.to_string())
     });
     let settings = Settings {
         referrals,
         owners: names(&config.owners),
         groups: names(&config.groups),
-        ..settings(config, servers, Some(minor))
+        ..settings(config, (servers, security), Some(minor))
     };
     let volume = volume(config, settings, &mounted, 0)?;
     volume.known.learn(&mounted);
@@ -189,9 +208,53 @@ fn open_with(
     Ok(volume)
 }
 
-fn settings(config: &Config, servers: Vec<SocketAddr>, minor: Option<u32>) -> Settings {
+/// Hold an address, and the name that was looked up for it.
+pub type Named<'a> = (SocketAddr, &'a str);
+
+/// Hold where a server is, and how it is reached.
+type Found<'a> = (&'a [Named<'a>], Security);
+
+fn plain(found: &[Named<'_>]) -> Vec<SocketAddr> {
+    found.iter().map(|(address, _)| *address).collect()
+}
+
+/// Read whom connections trust: under the names that were looked up.
+///
+/// # Errors
+/// Which file is not what it should be, in words.
+#[cfg(feature = "tls")]
+pub fn security(files: Option<&Files>, found: &[Named<'_>]) -> Result<Security, String> {
+    let Some(files) = files else {
+        return Ok(Security::default());
+    };
+    let mut trust = Trust::read(files, Some(ALPN))?;
+    for (address, host) in found {
+        trust.looked_up(*address, host);
+    }
+    let trust: &'static Trust = Box::leak(Box::new(trust));
+    Ok(Security { trust: Some(trust) })
+}
+
+/// Refuse TLS.
+///
+/// # Errors
+/// That there is none.
+#[cfg(not(feature = "tls"))]
+pub fn security(files: Option<&Files>, _: &[Named<'_>]) -> Result<Security, String> {
+    match files {
+        Some(_) => Err(crate::backend::tls::ABSENT.into()),
+        None => Ok(Security::default()),
+    }
+}
+
+fn settings(
+    config: &Config,
+    (servers, security): (Vec<SocketAddr>, Security),
+    minor: Option<u32>,
+) -> Settings {
     Settings {
         servers: servers.leak(),
+        security,
         minor,
         tag: 0,
         referrals: &[],
@@ -245,13 +308,51 @@ fn volume(
         .map_err(|_| "no memory for the nodes".to_string())
 }
 
+/// Say why a server that answers does not give the export.
+enum Refusal {
+    /// As it says.
+    Status(Status),
+    /// It is not spoken with, in words.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS does that"))]
+    Tls(String),
+}
+
+impl core::fmt::Display for Refusal {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Status(status) => write!(out, "NFS4{}", status.name()),
+            Self::Tls(words) => out.write_str(words),
+        }
+    }
+}
+
+/// Give why a client's mount did not succeed so far, beside the server's silence.
+fn refusal(client: &Nfs) -> Option<Refusal> {
+    let status = client.mount_failed()?;
+    #[cfg(feature = "tls")]
+    if let Some(fault) = client.fault() {
+        return Some(Refusal::Tls(fault.to_string()));
+    }
+    Some(Refusal::Status(status))
+}
+
+/// Say what a server's silence means.
+fn silence(client: &Nfs, server: &SocketAddr, patience: Duration) -> String {
+    #[cfg(feature = "tls")]
+    if let Some(fault) = client.fault() {
+        return format!("{server}: {fault}");
+    }
+    let _ = client;
+    format!("{server}: no answer within {} s", patience.as_secs())
+}
+
 /// Ask the server for the export, as a client of its own that takes leave when it knows.
 fn mount(
     config: &Config,
-    server: SocketAddr,
+    (server, security): (SocketAddr, Security),
     minor: u32,
     patience: Duration,
-) -> Result<Result<Mounted, Status>, String> {
+) -> Result<Result<Mounted, Refusal>, String> {
     let probe = random() | 1;
     let settings = Settings {
         options: Options {
@@ -259,7 +360,7 @@ fn mount(
             uncommitted: 0,
             ..config.options
         },
-        ..settings(config, std::vec![server], Some(minor))
+        ..settings(config, (std::vec![server], security), Some(minor))
     };
     let volume = volume(config, settings, &NOTHING, probe)?;
     let arena = map::reserve(Nfs::footprint(1, 1)).map_err(|error| error.to_string())?;
@@ -280,14 +381,11 @@ fn mount(
             }
             return Ok(Ok(mounted));
         }
-        if let Some(status) = client.mount_failed() {
-            return Ok(Err(status));
+        if let Some(refusal) = refusal(&client) {
+            return Ok(Err(refusal));
         }
         if started.elapsed() > patience {
-            return Err(format!(
-                "{server}: no answer within {} s",
-                patience.as_secs()
-            ));
+            return Err(silence(&client, &server, patience));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -26,27 +26,38 @@ pub fn port_of(name: &str, port: u16) -> (&str, u16) {
     }
 }
 
-/// Give the addresses of all names, in order, each once. A name without a port has this one.
+/// Give the addresses of all names, in order, each once, with the name that was looked up. A name without a port has this
+/// one.
 ///
 /// # Errors
 /// The name that has none, and why.
-pub fn addresses(names: &[String], port: u16) -> Result<Vec<SocketAddr>, String> {
-    let mut addresses = Vec::new();
+pub fn named(names: &[String], port: u16) -> Result<Vec<(SocketAddr, &str)>, String> {
+    let mut named: Vec<(SocketAddr, &str)> = Vec::new();
     for name in names {
-        let found = port_of(name, port)
+        let (host, port) = port_of(name, port);
+        let found = (host, port)
             .to_socket_addrs()
             .map_err(|error| format!("{name}: {error}"))?;
         for address in found {
-            if !addresses.contains(&address) {
-                addresses.push(address);
+            if named.iter().all(|(known, _)| *known != address) {
+                named.push((address, host));
             }
         }
     }
-    addresses.truncate(ADDRESSES);
-    match addresses.is_empty() {
+    named.truncate(ADDRESSES);
+    match named.is_empty() {
         true => Err(format!("{}: no address", names.join(", "))),
-        false => Ok(addresses),
+        false => Ok(named),
     }
+}
+
+/// Give the addresses of all names, as [`named`] does.
+///
+/// # Errors
+/// As for [`named`].
+pub fn addresses(names: &[String], port: u16) -> Result<Vec<SocketAddr>, String> {
+    let named = named(names, port)?.into_iter();
+    Ok(named.map(|(address, _)| address).collect())
 }
 
 /// Find the first address by which there is a mount: its place, and what was found. Where nobody answers by any of them,

@@ -12,6 +12,7 @@ use super::known::Known;
 use super::lock_table::LockTable;
 use super::roots::Roots;
 use super::uncommitted::Uncommitted;
+use super::wire::Security;
 use crate::fuse::{Entry, Fh, NodeId, Volume};
 use crate::mem::{
     Arena, NodeKey, NodeTable, OpenFileTable, OutOfMemory, Pinned, Refused, SharedRing, hash_bytes,
@@ -64,6 +65,8 @@ pub struct Options {
 pub struct Settings {
     /// Addresses that lead to the server; not empty.
     pub servers: &'static [SocketAddr],
+    /// How they are reached.
+    pub security: Security,
     /// Number of the server's client among those of the device, zero for that of the server that is mounted.
     pub tag: u8,
     /// Servers that its referrals are followed to, by all their names. Empty: they are not followed.

@@ -292,7 +292,10 @@ impl Session {
     }
 
     /// Send what is on its way out. True when nothing of it is left.
-    fn flush(&mut self) -> Result<bool, Error> {
+    ///
+    /// # Errors
+    /// Why the connection broke.
+    pub fn flush(&mut self) -> Result<bool, Error> {
         match self.push() {
             Ok(()) => Ok(true),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),

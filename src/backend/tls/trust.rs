@@ -38,11 +38,12 @@ impl core::fmt::Debug for Trust {
 }
 
 impl Trust {
-    /// Read the files.
+    /// Read the files. Connections offer this protocol (ALPN, RFC 7301), if any: a server that speaks others alone refuses,
+    /// one that says nothing of it is taken.
     ///
     /// # Errors
     /// Which file is not what it should be, in words.
-    pub fn read(files: &Files) -> Result<Self, String> {
+    pub fn read(files: &Files, protocol: Option<&[u8]>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&files.ca, "tls_ca")? {
             let added = roots.add(certificate);
@@ -63,6 +64,7 @@ impl Trust {
             None => builder.with_no_client_auth(),
         };
         config.resumption = Resumption::disabled();
+        config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
         let name = match &files.name {
             Some(name) => Some(ServerName::try_from(name.clone()).map_err(|_| {
                 format!("tls_name {name:?}: allowed: a host's name, or an address")

@@ -7,6 +7,7 @@ use super::Cache;
 use super::daemon::or;
 use super::device::CACHES;
 use super::document::{Field, Section};
+use super::{Files, tls};
 use crate::backend::nfs::MAX_REFERRED;
 
 /// Configure the `nfs` backend.
@@ -52,6 +53,8 @@ pub struct Nfs {
     pub groups: Vec<(String, u32)>,
     /// Tell the server nothing of who asks (AUTH_NONE). Default: false.
     pub anonymous: bool,
+    /// Files of TLS (RFC 9289). Default: connections without it.
+    pub tls: Option<Files>,
 }
 
 const VERSIONS: [(&str, Option<u32>); 3] = [("auto", None), ("4.1", Some(1)), ("4.2", Some(2))];
@@ -84,7 +87,7 @@ const TIMEO: (u64, u64) = (100_000_000, 600_000_000_000);
 
 /// Read the table.
 pub(super) fn read(section: &Section) -> Option<Nfs> {
-    section.only(&[
+    let mut keys = std::vec![
         "kind",
         "server",
         "port",
@@ -105,7 +108,9 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         "owners",
         "groups",
         "referrals",
-    ]);
+    ];
+    keys.extend(tls::KEYS);
+    section.only(&keys);
     // Each is read before any `?`, so that one problem does not hide the next.
     let allowed = format!("a name or an address of at most {HOST} bytes, or a list of these");
     let servers = section
@@ -150,6 +155,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
     let referrals = or(section.get("referrals"), Vec::new(), referrals);
     let (reserved_port, read_only) = (flag("reserved_port"), flag("read_only"));
     let io_uring = flag("io_uring");
+    let tls = tls::read(section);
     Some(Nfs {
         servers: servers?,
         referrals: referrals?,
@@ -165,6 +171,7 @@ pub(super) fn read(section: &Section) -> Option<Nfs> {
         cache: cache?,
         read_only: read_only?,
         anonymous: anonymous?,
+        tls: tls?,
         server_locks: server_locks?,
         owners: owners?,
         groups: groups?,
@@ -292,6 +299,22 @@ mod tests {
                     at.iter().map(ToString::to_string).collect::<Vec<_>>()
                 )))
         );
+    }
+
+    #[test]
+    fn tls_is_for_every_server() {
+        let at = "server = \"a\", export = \"/\"";
+        assert_eq!(parse(at).unwrap().tls, None);
+        let all = "tls = true, tls_ca = \"/ca\", tls_name = \"a.example\", tls_cert = \"/c\", tls_key = \"/k\"";
+        let read = parse(&format!("{at}, referrals = {{ b = \"c\" }}, {all}"));
+        if cfg!(feature = "tls") {
+            let files = read.unwrap().tls.unwrap();
+            assert_eq!(files.ca.to_str(), Some("/ca"));
+            assert_eq!(files.name.as_deref(), Some("a.example"));
+            assert_eq!(files.identity, Some(("/c".into(), "/k".into())));
+        } else {
+            assert!(read.unwrap_err().contains("built without TLS"));
+        }
     }
 
     #[test]

@@ -71,10 +71,15 @@ mod tests {
     use std::format;
     use std::string::{String, ToString};
 
-    fn error(keys: &str) -> String {
+    /// Every backend that has the keys.
+    const BACKENDS: [&str; 2] = [
+        "kind = \"kv\", engine = \"valkey\", volume = \"v\", address = \"h:1\"",
+        "kind = \"nfs\", server = \"h\", export = \"/\"",
+    ];
+
+    fn error(backend: &str, keys: &str) -> String {
         let text = format!(
-            "[[device]]\ntag = \"a\"\nhal = {{ kind = \"vhost-user\", socket = \"/s\" }}\nbackend = {{ kind = \"kv\", \
-             engine = \"valkey\", volume = \"v\", address = \"h:1\", {keys} }}"
+            "[[device]]\ntag = \"a\"\nhal = {{ kind = \"vhost-user\", socket = \"/s\" }}\nbackend = {{ {backend}, {keys} }}"
         );
         Config::parse("f", &text).map_or_else(|error| error.to_string(), |_| String::new())
     }
@@ -114,10 +119,12 @@ mod tests {
                 "tls_key: found \"/c\"; allowed: nothing",
             ),
         ];
-        for (keys, wanted) in cases.iter().chain(&always) {
-            let error = error(keys);
-            assert!(error.contains(wanted), "{keys}: {error}");
+        for backend in BACKENDS {
+            for (keys, wanted) in cases.iter().chain(&always) {
+                let error = error(backend, keys);
+                assert!(error.contains(wanted), "{keys}: {error}");
+            }
+            assert_eq!(error(backend, "tls = false"), "");
         }
-        assert_eq!(error("tls = false"), "");
     }
 }

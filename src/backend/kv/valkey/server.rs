@@ -294,7 +294,7 @@ pub(super) fn settings(config: &Config<'_>) -> Result<Settings, String> {
 /// Read whom connections trust: under the names that were looked up.
 #[cfg(feature = "tls")]
 fn trust(files: &Files, found: &[(&Place, Address)]) -> Result<Trust, String> {
-    let mut trust = Trust::read(files)?;
+    let mut trust = Trust::read(files, None)?;
     for (place, address) in found {
         if let (Place::Tcp(host, _), Address::Tcp(address)) = (place, address) {
             trust.looked_up(*address, host);
