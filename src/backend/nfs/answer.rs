@@ -141,6 +141,7 @@ impl Nfs {
                 self.finish(handle);
             }
             Op::Probe(_) => self.probed(handle, results)?,
+            Op::Whither(_) => self.whither(handle, results)?,
             Op::Locate { .. } => self.located(handle, results)?,
             Op::Walk { .. } => self.walked(handle, results)?,
             Op::Lookup(_) => {
@@ -415,6 +416,10 @@ impl Nfs {
             }
             Op::Close | Op::Sweep => {
                 put_off(&results)?;
+                // A file without a name goes with the others.
+                if results.status() == Status::ERR_MOVED && self.outlives_move(&task.op) {
+                    return Err(Trouble::Status(Status::ERR_MOVED));
+                }
                 self.finish(handle);
             }
             Op::Reopen => {

@@ -16,6 +16,7 @@ use super::leave::Leaving;
 use super::link::Link;
 use super::locks::leave_call;
 use super::meta::remove_call;
+use super::migrate::Search;
 use super::op::{Args, CALL_ROOM, Op, Opening, Place, Stage, Task, With};
 use super::recovery::{Mounted, Phase};
 use super::referral::Border;
@@ -107,6 +108,10 @@ pub struct Nfs {
     pub(super) joined: bool,
     /// The way to the clients of other servers.
     pub(super) border: Border,
+    /// What is done when the file system moves.
+    pub(super) search: Search,
+    /// When to go on with state that the server puts off.
+    pub(super) resumes: Option<Instant>,
 }
 
 /// Make an open file that the server knows nothing of yet.
@@ -198,6 +203,8 @@ impl Nfs {
             asked_minor: 0,
             joined: false,
             border: Border::new(),
+            search: Search::default(),
+            resumes: None,
         })
     }
 
@@ -275,6 +282,7 @@ impl Nfs {
             since: self.now,
             asked: Instant::default(),
             tries: 0,
+            strays: false,
             node: 0,
             upto: 0,
             filled: 0,
@@ -364,6 +372,7 @@ impl Nfs {
         match &task.op {
             Op::Lock(call) => self.settle_lock(call),
             Op::Probe(_) => self.probing = false,
+            Op::Whither(_) => self.whither_ended(),
             _ => {}
         }
         if let Op::Copy(call) = &mut task.op
@@ -398,7 +407,11 @@ impl Nfs {
                 _ => {}
             }
         }
-        self.finish(handle).fail(error);
+        let ended = self.finish(handle);
+        if let Op::Whither(_) = ended {
+            self.whither_failed(error);
+        }
+        ended.fail(error);
     }
 
     /// Begin what the server is still to be told, and renew the lease when nothing else does.
@@ -435,6 +448,7 @@ impl Nfs {
         }
         self.commit_old();
         self.probe_state();
+        self.ask_whither();
         if self.now.since(self.renewed) > self.volume.known.lease() / 3 {
             self.renewed = self.now;
             self.start_own(Op::Renew, self.machine(), None, With::Nothing, |call| {

@@ -170,6 +170,8 @@ pub enum Op {
     Renew,
     /// A state is asked after.
     Probe(Probe),
+    /// Whether the export is still here is asked: by its root's handle, or by so many names of its path.
+    Whither(Option<u8>),
     /// Where a file system is that is not here.
     Locate {
         /// Answer to the lookup that met it, unless that was given up.
@@ -268,6 +270,8 @@ pub struct Task {
     pub asked: Instant,
     /// How often it was delayed.
     pub tries: u32,
+    /// The server says that its file system moved, and it waits until that is looked into.
+    pub strays: bool,
     /// Node that it is about.
     pub node: u64,
     /// Content kept before this number is what a COMMIT is about.
@@ -325,7 +329,8 @@ impl Op {
             | Self::Sweep
             | Self::Reopen
             | Self::Renew
-            | Self::Probe(_) => {}
+            | Self::Probe(_)
+            | Self::Whither(_) => {}
         }
     }
 }

@@ -9,8 +9,9 @@
 //! What is asked here ends with a [`Crossing`], which the [namespace](super::Namespace) carries to the other client. Of
 //! the locations that a server tells, the first is taken whose server may be followed and is reached; they are connected
 //! to one after another while none is. One that is reached and does not have the path is not passed over: what it says is
-//! the answer. A path that meets the next referral goes on from there, at most [`HOPS`] times. What moves while it is in
-//! use (MOVED for a file that is known) is `EREMOTE`, and met anew by its name.
+//! the answer. A path that meets the next referral goes on from there, at most [`HOPS`] times. Of what moves while it is in use
+//! (MOVED for a file that is known) only the file system of the export is followed ([`migrate`](super::migrate)); the rest is
+//! `EREMOTE`, and met anew by its name. While that is at another server, nothing leads back to the one that was mounted.
 //!
 //! A host that looks a name up lets nobody change the directory meanwhile, so a lookup does not wait for ever for another
 //! server than the directory's: within `timeo`, and 10 s at most, it is answered from [`roots`](super::roots), or with
@@ -32,7 +33,7 @@ use super::recovery::Phase;
 use super::volume::NfsVolume;
 
 /// Most referrals one after another.
-const HOPS: u8 = 8;
+pub(super) const HOPS: u8 = 8;
 /// Crossings that wait to be carried to other clients, which is done each round; more are asked for again.
 const WAITING: usize = 8;
 /// Most lookups that are given up before their answers came, and whose tasks still wait for these.
@@ -110,13 +111,19 @@ enum Choice {
 }
 
 /// Go down from a server's root.
-fn down<'a, 'n>(call: Compound<'a>, names: impl Iterator<Item = &'n [u8]>) -> Compound<'a> {
+pub(super) fn down<'a, 'n>(
+    call: Compound<'a>,
+    names: impl Iterator<Item = &'n [u8]>,
+) -> Compound<'a> {
     let root = call.sequence(false).putrootfh();
     names.fold(root, |call, name| call.lookup(name))
 }
 
 /// Put together where a path leads that meets a referral behind so many of its names.
-fn path_there(location: &FsLocation<'_>, (path, passed): (&Path, usize)) -> Result<Path, Errno> {
+pub(super) fn path_there(
+    location: &FsLocation<'_>,
+    (path, passed): (&Path, usize),
+) -> Result<Path, Errno> {
     let mut there = Path::ROOT;
     for name in location.path {
         there.push(name)?;
@@ -306,6 +313,12 @@ impl Nfs {
                     continue;
                 };
                 let at = usize::from(client);
+                let home = self.border.volumes.get(at);
+                if home.is_some_and(|there| there.whereabouts.home() != client) {
+                    // Its client is at another server now.
+                    failed = failed.or(Some(Errno::EREMOTE));
+                    continue;
+                }
                 let path = match path_there(&location, rest) {
                     Ok(path) => path,
                     Err(errno) => {

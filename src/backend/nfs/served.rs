@@ -124,6 +124,7 @@ fn referred(
 ) -> Result<&'static NfsVolume, String> {
     let settings = Settings {
         tag,
+        export: "/",
         referrals,
         owners: names(&config.owners),
         groups: names(&config.groups),
@@ -178,6 +179,7 @@ fn open_with(
         found.map_err(|status| format!("NFS4{}", status.name()))
     });
     let settings = Settings {
+        export: Box::leak(config.export.clone().into_boxed_str()),
         referrals,
         owners: names(&config.owners),
         groups: names(&config.groups),
@@ -194,6 +196,7 @@ fn settings(config: &Config, servers: Vec<SocketAddr>, minor: Option<u32>) -> Se
         servers: servers.leak(),
         minor,
         tag: 0,
+        export: "/",
         referrals: &[],
         owners: Names::default(),
         groups: Names::default(),

@@ -30,6 +30,7 @@ pub struct Node {
 }
 
 /// Hold them all.
+#[derive(Clone)]
 pub struct Tree {
     nodes: HashMap<u64, Node>,
     last: u64,
@@ -71,6 +72,11 @@ impl Tree {
     pub fn node(&mut self, number: u64) -> Result<&mut Node, Refused> {
         let found = self.nodes.get_mut(&number);
         found.ok_or(Refused(Status::ERR_STALE))
+    }
+
+    /// Take an object away, whatever names it has.
+    pub fn take(&mut self, number: u64) -> Option<Node> {
+        self.nodes.remove(&number)
     }
 
     /// Find a directory.
