@@ -66,6 +66,10 @@ pub struct Search {
     hops: u8,
     /// Wait before the next place.
     pause: u64,
+    /// How we stood with the server that was left, in case that it is gone back to.
+    left: Option<Standing>,
+    /// Locks are not reclaimed after a restart, since their file system is said to have moved.
+    unclaimed: bool,
     /// Where the path is at the present place: behind so many of its names the file system is on another server.
     further: Option<u8>,
 }
@@ -228,6 +232,9 @@ impl Nfs {
 
     /// The file system is not followed: whoever waits for that hears why.
     fn judge(&mut self, errno: Errno) {
+        if core::mem::take(&mut self.search.unclaimed) {
+            self.volume.lose_unclaimed();
+        }
         loop {
             let mut tasks = self.tasks.iter_mut();
             let strays = tasks.find(|(_, task)| task.strays);
@@ -406,8 +413,8 @@ impl Nfs {
 
     /// Begin with a server at which the file system is looked for.
     pub(super) fn begin_elsewhere(&mut self, standing: &mut Standing) {
+        self.search.left.get_or_insert(*standing);
         standing.begin_elsewhere();
-        self.volume.locks.lock().forget_states();
     }
 
     /// Say whether the present place is asked where the file system is from there: behind how many names of the path.
@@ -418,6 +425,11 @@ impl Nfs {
     /// Content cannot be written again, since the file system is said to have moved: ask about that first.
     pub(super) fn suspect_move(&mut self) {
         self.search.suspects = true;
+    }
+
+    /// The same for locks.
+    pub(super) fn leave_unclaimed(&mut self) {
+        (self.search.suspects, self.search.unclaimed) = (true, true);
     }
 
     /// Read what the present place says.
@@ -461,7 +473,12 @@ impl Nfs {
         });
         self.volume.set_root_fsid(attr.fsid);
         whereabouts.settle();
-        self.search.looks = false;
+        (self.search.looks, self.search.left, self.search.unclaimed) = (false, None, false);
+        self.life = {
+            let mut locks = self.volume.locks.lock();
+            locks.forget_states();
+            locks.life()
+        };
         self.unstray();
         crate::log::warn!("nfs: the file system is found");
         Ok(self.next_claim())
@@ -519,8 +536,13 @@ impl Nfs {
     pub(super) fn give_up_search(&mut self, errno: Errno) {
         crate::log::warn!("nfs: the file system is not found: {}", errno);
         self.leave_server("the file system is not found");
-        self.volume.standing.lock().forgotten();
         (self.search.looks, self.search.further) = (false, None);
+        if let Some(left) = self.search.left.take() {
+            // A server that knows us by the same number has what it had of ours.
+            let mut standing = self.volume.standing.lock();
+            (standing.client, standing.before) = (None, left.client.or(left.before));
+            (standing.complete, standing.anew) = (left.complete, left.anew);
+        }
         self.volume.whereabouts.give_up(self.now, errno);
         self.judge(errno);
     }

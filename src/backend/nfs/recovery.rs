@@ -372,7 +372,9 @@ impl Nfs {
                 // A server that knows us by the same number has what it had of ours.
                 if !confirmed || standing.before.take() != Some(client) {
                     standing.complete = false;
-                    self.volume.locks.lock().forget_states();
+                    if !self.looks() {
+                        self.volume.locks.lock().forget_states();
+                    }
                 }
                 // It is certain only that it may have.
                 standing.rewrite = true;
@@ -434,10 +436,17 @@ impl Nfs {
                 }
                 Ok(Next::Claim)
             }
-            Ask::Relock(relock) => {
-                self.relocked(relock, results)?;
-                Ok(Next::Claim)
-            }
+            Ask::Relock(relock) => match self.relocked(relock, results) {
+                // They are for where that is.
+                Err(Trouble::Status(Status::ERR_MOVED)) => {
+                    self.leave_unclaimed();
+                    Ok(match self.volume.standing.lock().anew {
+                        true => Next::Rewrite,
+                        false => Next::Complete,
+                    })
+                }
+                outcome => outcome.map(|()| Next::Claim),
+            },
             Ask::Complete => {
                 ok(results.sequence())?;
                 self.slots.give(0, true);

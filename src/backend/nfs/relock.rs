@@ -4,7 +4,7 @@
 //! was taken fail with `EIO` until they are closed, as under Linux' `NFS_LOCK_LOST`. It is not taken anew.
 
 use crate::mem::Handle as Place;
-use crate::wire::nfs4::{Class, Compound, OpenClaim, Results, op};
+use crate::wire::nfs4::{Class, Compound, OpenClaim, Results, Status, op};
 use crate::wire::rpc::Credentials;
 
 use super::answer::{Trouble, ok};
@@ -88,6 +88,9 @@ impl Nfs {
                     (holder.open, holder.lock) = (Some(open), lock);
                 }
                 Ok(())
+            }
+            Err(Trouble::Status(Status::ERR_MOVED)) if self.may_move() => {
+                Err(Trouble::Status(Status::ERR_MOVED))
             }
             Err(Trouble::Status(status)) if status.class() != Class::Later => {
                 crate::log::info!("nfs: a lock cannot be reclaimed: {}", status.name());
