@@ -9,6 +9,7 @@ mod kernel;
 mod knfsd;
 mod lies;
 pub mod locks;
+mod migrated;
 mod moved;
 mod operations;
 mod recovery;
