@@ -411,7 +411,7 @@ impl Nfs {
         if let Op::Whither(_) = ended {
             self.whither_failed(error);
         }
-        ended.fail(error);
+        self.lookup_failed(ended, error);
     }
 
     /// Begin what the server is still to be told, and renew the lease when nothing else does.

@@ -189,7 +189,7 @@ impl Nfs {
     pub(super) fn outlives_move(&self, op: &Op) -> bool {
         let ends = match op {
             Op::Walk { .. } | Op::Whither(_) | Op::Renew | Op::Probe(_) | Op::Close => true,
-            Op::Locate { hops, walked, .. } => *hops > 0 || *walked > 0,
+            Op::Locate { walked, .. } => *walked > 0,
             _ => false,
         };
         self.may_move() && !ends

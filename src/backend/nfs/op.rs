@@ -14,6 +14,7 @@ use crate::wire::rpc::Credentials;
 use super::copy::CopyCall;
 use super::locks::LockCall;
 use super::path::{MAX_PATH, Path};
+use super::referral::Origin;
 use super::revoked::Probe;
 use super::volume::{OpenFile, Silly};
 
@@ -174,12 +175,16 @@ pub enum Op {
     Whither(Option<u8>),
     /// Where a file system is that is not here.
     Locate {
-        /// Answer to the lookup that met it, unless that was given up.
+        /// Answer to the lookup that met it, unless that was given up or is with another client.
         reply: Option<Reply<Entry>>,
         /// Referrals so far.
         hops: u8,
         /// Names of the task's path that lead to it; zero for the task's name in its directory.
         walked: u8,
+        /// Locations that were reached and refuse, a bit each, and what the last said.
+        refused: (u32, Errno),
+        /// Who has more locations.
+        origin: Option<Origin>,
     },
     /// The task's path is looked up, to which another server led.
     Walk {
@@ -187,6 +192,8 @@ pub enum Op {
         reply: Option<Reply<Entry>>,
         /// Referrals so far.
         hops: u8,
+        /// Who has more locations.
+        origin: Option<Origin>,
     },
 }
 
