@@ -49,6 +49,25 @@ impl Knfsd {
     /// Start one with further arguments of its job, and with an empty export on XFS. `None`, having said so, where the
     /// machine gives no network interface.
     pub fn start(more: &[String]) -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let disk = folder.path().join("disk");
+        let file = std::fs::File::create(&disk).unwrap();
+        file.set_len(1 << 30).unwrap();
+        assert!(run("mkfs.xfs", &["-q", disk.to_str().unwrap()]), "xfsprogs");
+        Self::boot(folder, more)
+    }
+
+    /// Start one with a copy of this one's disk, as it is now.
+    pub fn copy(&self) -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let [from, to] = [&self.folder, &folder].map(|folder| folder.path().join("disk"));
+        let paths = [&from, &to].map(|path| path.to_str().unwrap());
+        assert!(run("cp", &["--sparse=always", paths[0], paths[1]]));
+        Self::boot(folder, &[])
+    }
+
+    /// Boot one with the disk of this folder.
+    fn boot(folder: TempDir, more: &[String]) -> Option<Self> {
         static COUNT: AtomicU8 = AtomicU8::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
@@ -61,12 +80,8 @@ impl Knfsd {
             println!("not run: this machine gives no network interface (ip tuntap add)");
             return None;
         }
-        let folder = TempDir::new().unwrap();
         let disk = folder.path().join("disk");
-        let file = std::fs::File::create(&disk).unwrap();
-        file.set_len(1 << 30).unwrap();
         let disk = disk.to_str().unwrap();
-        assert!(run("mkfs.xfs", &["-q", disk]), "xfsprogs");
         let network = format!("{near}/30");
         assert!(run("ip", &["address", "add", &network, "dev", &interface]));
         assert!(run("ip", &["link", "set", &interface, "up"]));

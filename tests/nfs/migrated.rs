@@ -1,7 +1,8 @@
 //! A file system that moves between two real servers while it is in use.
 //!
-//! Both are nfs-ganesha with the same directory. What says that it moved is a relay before the first, which changes that
-//! server's answers: ganesha says so of a directory only, and not of the files in it.
+//! The kernel's server says so by itself; the other has a copy of its disk. Two of nfs-ganesha have the same directory, and
+//! what says that it moved is a relay before the first, which changes that server's answers: ganesha says so of a directory
+//! only, and not of the files in it.
 
 use std::fs;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use dpfs_harness::Ticket;
 
 use crate::fake::files::locations_of;
 use crate::host::*;
+use crate::knfsd::Knfsd;
 use crate::relay::Relay;
 use crate::server::{EXPORT, Ganesha, Manner};
 
@@ -258,4 +260,71 @@ fn what_moves_to_a_server_that_is_killed_is_waited_for() {
     assert_eq!(fs::read(both.servers[1].path("f")).unwrap(), b"beforeafter");
     assert_eq!(both.lock_at(1, "f"), Err(Errno::EAGAIN));
     assert_eq!(both.host.bed.unanswered(), 0);
+}
+
+#[test]
+fn it_moves_from_one_server_of_the_kernel_to_another() {
+    let moves = ["moves=nfs2.example.org,/".to_string()];
+    let Some(home) = Knfsd::start(&moves) else {
+        return;
+    };
+    let mut config = config_of(&home);
+    {
+        let mut host = core(served::open(&config).unwrap());
+        let dir = host.mkdir(ROOT, "dir", 0o755).unwrap();
+        let (file, fh) = host.create(dir.nodeid, "f", O_RDWR, 0o644).unwrap();
+        host.write(file.nodeid, fh, 0, b"durable").unwrap();
+        host.fsync(file.nodeid, fh).unwrap();
+        host.release(file.nodeid, fh).unwrap();
+    }
+    // The other has what is durable, and knows nothing of what is open.
+    let Some(there) = home.copy() else { return };
+    config.device = "moves".into();
+    config.referrals = vec![(NAMES[1].into(), vec![there.address.to_string()])];
+    let volume = served::open_namespace(&config).unwrap();
+    let mut host = core_of(volume, volume.attach(32).unwrap());
+    let dir = host.lookup(ROOT, "dir").unwrap();
+    let node = host.lookup(dir.nodeid, "f").unwrap().nodeid;
+    let fh = host.open(node, O_RDWR).unwrap();
+    host.write(node, fh, 7, b" and not").unwrap();
+    assert_eq!(host.setlk(node, fh, 7, lock(F_WRLCK, 0, 9)), Ok(()));
+    host.file(ROOT, ".moved", b"");
+    // It is elsewhere when what stays behind is not there any more.
+    let end = Instant::now() + Duration::from_secs(20);
+    while host.lookup(ROOT, ".moved").is_ok() {
+        assert!(Instant::now() < end);
+    }
+    assert_eq!(host.read(node, fh, 0, 99).unwrap(), b"durable and not");
+    assert_eq!(host.write(node, fh, 7, b" but"), Ok(4));
+    host.fsync(node, fh).unwrap();
+    assert_eq!(
+        host.getattr(ROOT, None).map(|attr| attr.mode & 0o7777),
+        Ok(0o755)
+    );
+    let found = host.lookup(ROOT, "dir").unwrap();
+    assert_eq!((found.nodeid, found.attr.ino), (dir.nodeid, dir.attr.ino));
+    host.file(found.nodeid, "g", b"new");
+    // Another client sees it there, and the lock.
+    let mut config = config_of(&there);
+    config.device = "other".into();
+    let mut other = core(served::open(&config).unwrap());
+    let its_dir = other.lookup(ROOT, "dir").unwrap().nodeid;
+    assert!(other.lookup(its_dir, "g").is_ok());
+    let its = other.lookup(its_dir, "f").unwrap().nodeid;
+    let its_fh = other.open(its, O_RDWR).unwrap();
+    assert_eq!(other.read(its, its_fh, 0, 99).unwrap(), b"durable but not");
+    let refused = other.setlk(its, its_fh, 2, lock(F_WRLCK, 0, 0));
+    assert_eq!(refused, Err(Errno::EAGAIN));
+    assert_eq!(host.setlk(node, fh, 7, lock(F_UNLCK, 0, 9)), Ok(()));
+    assert_eq!(other.setlk(its, its_fh, 2, lock(F_WRLCK, 0, 0)), Ok(()));
+    host.release(node, fh).unwrap();
+    assert_eq!(host.bed.unanswered(), 0);
+}
+
+/// Give the configuration of a client of the kernel's server.
+fn config_of(server: &Knfsd) -> served::Config {
+    let mut config = config(server.address.port());
+    config.servers = vec![server.address.ip().to_string()];
+    config.export = "/".into();
+    config
 }
