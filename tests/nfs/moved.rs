@@ -652,6 +652,43 @@ fn trouble_at_any_step_of_the_way_is_overcome() {
 }
 
 #[test]
+fn calls_are_as_large_as_the_other_server_takes() {
+    let mut host = Moving::new();
+    let (node, fh) = host.opened("f");
+    let content: Vec<u8> = (0..300_000u32).map(|at| (at >> 4) as u8).collect();
+    host.write(node, fh, 0, &content).unwrap();
+    host.fsync(node, fh).unwrap();
+    for from in [HOME, THERE] {
+        let to = 1 - from;
+        host.copy(from, to);
+        {
+            let mut server = host.server(to);
+            (server.sessions.max_request, server.sessions.max_response) = match to {
+                THERE => (50_000, 60_000),
+                _ => (2 << 20, 2 << 20),
+            };
+        }
+        host.leave(from, &at(to));
+        let messages = [
+            host.host.read_message(node, fh, 0, 300_000),
+            host.host.write_message(node, fh, 300_000, &content),
+            host.host.write_message(node, fh, 600_000, &content),
+        ];
+        let tickets = messages.map(|message| host.bed.send(&message));
+        for ticket in tickets {
+            assert_eq!(host.finish(ticket), Ok(()));
+        }
+        host.fsync(node, fh).unwrap();
+        assert!(
+            host.content(to, "f")
+                .chunks(300_000)
+                .all(|part| part == content)
+        );
+    }
+    host.check();
+}
+
+#[test]
 fn a_restart_of_either_server_on_the_way_loses_nothing() {
     for (which, after) in [(THERE, op::OPEN), (THERE, op::WRITE), (HOME, op::PUTFH)] {
         let mut host = Moving::new();

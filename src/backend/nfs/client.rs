@@ -714,6 +714,10 @@ impl Nfs {
         if self.lock_failed(handle, status) {
             return;
         }
+        let lost = matches!(status, Status::ERR_BAD_COOKIE | Status::ERR_NOT_SAME);
+        if lost && self.list_from_start(handle) {
+            return;
+        }
         let op = self.tasks.get(handle).map(|task| &task.op);
         match (status, op) {
             // What was open without a name is being removed from the directory.

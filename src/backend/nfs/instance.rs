@@ -11,6 +11,7 @@ use crate::wire::rpc::Credentials;
 use spin::Mutex;
 
 use super::client::call_buffer;
+use super::fit::Sizes;
 use super::fragments;
 use super::leave::Leaving;
 use super::link::Link;
@@ -62,6 +63,8 @@ pub struct Nfs {
     pub(super) phase: Phase,
     pub(super) request_room: u32,
     pub(super) response_room: u32,
+    /// Sizes for which the calls are written.
+    pub(super) sizes: Sizes,
     /// Place of the open file that was claimed last.
     pub(super) claimed: u32,
     /// Place of the range that was locked anew last.
@@ -176,6 +179,7 @@ impl Nfs {
             phase: Phase::Down,
             request_room: 0,
             response_room: 0,
+            sizes: Sizes::default(),
             claimed: 0,
             relocked: 0,
             xids: 0,
@@ -286,6 +290,8 @@ impl Nfs {
             node: 0,
             upto: 0,
             filled: 0,
+            cookie: 0,
+            sought: 0,
         };
         match self.tasks.insert(task) {
             Ok(handle) => self.build_again(handle, with, write).then_some(handle),
@@ -504,11 +510,29 @@ impl Nfs {
         Some(self.tasks.get(handle)?.file.as_ref()?.handle)
     }
 
+    /// The server does not know any more what comes behind a cookie: list the directory from its start, and go on where it
+    /// gives that cookie now, as Linux does. False when that was tried, or this was its start. Which names the host has is
+    /// not kept, so a cookie that is nowhere is an error.
+    pub(super) fn list_from_start(&mut self, handle: TaskId) -> bool {
+        let Some(task) = self.tasks.get_mut(handle) else {
+            return false;
+        };
+        let lists = matches!(task.op, Op::Readdir(_) | Op::ReaddirPlus(_));
+        if !lists || task.cookie == 0 || task.sought != 0 {
+            return false;
+        }
+        task.sought = task.cookie;
+        self.build_readdir(handle, 0);
+        self.make_ready(handle);
+        true
+    }
+
     /// Write the call of a READDIR from a cookie on.
     pub(super) fn build_readdir(&mut self, handle: TaskId, cookie: u64) {
-        let Some(task) = self.tasks.get(handle) else {
+        let Some(task) = self.tasks.get_mut(handle) else {
             return;
         };
+        task.cookie = cookie;
         let Some(file) = &task.file else { return };
         let fh = file.handle;
         let verifier = match cookie {

@@ -276,11 +276,11 @@ impl Nfs {
         if !wanted || !self.may_move() || self.search.asks || full || self.is_departing() {
             return;
         }
-        (self.search.suspects, self.search.flagged) = (false, false);
-        (self.search.asks, self.search.asked) = (true, Some(self.now));
         let Ok(root) = self.volume.handle(NodeId(self.volume.nodes.root())) else {
             return;
         };
+        (self.search.suspects, self.search.flagged) = (false, false);
+        (self.search.asks, self.search.asked) = (true, Some(self.now));
         let user = self.machine();
         self.start_own(Op::Whither(None), user, None, With::Nothing, |call| {
             whither_call(call.sequence(false).putfh(&root))
@@ -308,6 +308,11 @@ impl Nfs {
         };
         let moved = Trouble::Status(Status::ERR_MOVED);
         let whereabouts = &self.volume.whereabouts;
+        if whereabouts.departures() != self.search.departures {
+            // Another core has found out, and may have the file system by now.
+            self.finish(handle);
+            return Ok(());
+        }
         let path = whereabouts.path().ok_or(moved)?;
         let all = path.names().count();
         let names = match by {

@@ -38,6 +38,7 @@ mod client;
 mod commit;
 mod copy;
 mod filesystem;
+mod fit;
 mod fragments;
 mod halfway;
 mod idmap;

@@ -285,6 +285,10 @@ pub struct Task {
     pub upto: u64,
     /// Bytes of a directory's answer that are there: "." and "..".
     pub filled: usize,
+    /// Cookie from which on a directory is asked for.
+    pub cookie: u64,
+    /// Cookie that is looked for in it from the start; zero for none.
+    pub sought: u64,
 }
 
 impl Op {

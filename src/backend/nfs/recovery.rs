@@ -632,6 +632,7 @@ impl Nfs {
             Next::Root | Next::Up => {
                 self.end_setup();
                 self.phase = Phase::Up;
+                self.fit_to_session();
                 (self.mount_failed, self.border.mute) = (None, false);
                 (self.renewed, self.settled) = (self.now, self.now);
             }

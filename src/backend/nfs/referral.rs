@@ -39,7 +39,7 @@ pub(super) const HOPS: u8 = 8;
 const WAITING: usize = 8;
 /// Most lookups that are given up before their answers came, and whose tasks still wait for these.
 const GIVEN_UP: usize = 32;
-/// Most tasks that stay for those who were sent on to locations of theirs; others wait.
+/// Most tasks of a client that stay for those who were sent on to locations of theirs; others wait.
 const STAYING: usize = 48;
 /// Longest wait of a lookup for another server, in nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
@@ -105,7 +105,7 @@ pub struct Border {
     /// What is to be carried to them.
     pub leaving: heapless::Deque<Crossing, WAITING>,
     /// What is to be carried back.
-    pub returning: heapless::Deque<Return, WAITING>,
+    pub returning: heapless::Deque<Return, { 2 * STAYING }>,
     /// Who asked for all that the host wrote to be durable, which it is here: to be asked of the next.
     pub synced: heapless::Deque<Reply<()>, WAITING>,
     /// What they know.
