@@ -16,6 +16,7 @@ use dpfs::wire::fuse::Opcode;
 use dpfs::wire::nfs4::{Bitmap, Status, attr, op};
 use dpfs::wire::xdr::{Decoder, Encoder, Result as Decoded};
 use dpfs_harness::Ticket;
+use tempfile::TempDir;
 
 use crate::fake::files::locations_of;
 use crate::host::*;
@@ -133,11 +134,13 @@ const NAMES: [&str; 2] = ["nfs1.example.org", "nfs2.example.org"];
 impl Both {
     fn new() -> Self {
         let home = Ganesha::start(Manner::default());
-        let there = home.beside(Manner {
+        let manner = Manner {
             lease: 4,
             grace: 4,
             ..Manner::default()
-        });
+        };
+        let shared = home.path("x").parent().unwrap().into();
+        let there = Ganesha::serve(manner, TempDir::new().unwrap(), shared);
         let servers = [home, there];
         let relays = [0, 1].map(|at| Relay::to(([127, 0, 0, 1], servers[at].port).into()));
         let mut config = config(relays[0].port);

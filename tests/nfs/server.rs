@@ -78,12 +78,8 @@ impl Ganesha {
         Self::serve(manner, dir, share)
     }
 
-    /// Start one that exports the same directory as another.
-    pub fn beside(&self, manner: Manner) -> Self {
-        Self::serve(manner, TempDir::new().unwrap(), self.share.clone())
-    }
-
-    fn serve(manner: Manner, dir: TempDir, share: PathBuf) -> Self {
+    /// Start one that exports this directory, and keeps what it keeps in that one.
+    pub fn serve(manner: Manner, dir: TempDir, share: PathBuf) -> Self {
         fs::create_dir(dir.path().join("state")).unwrap();
         // One after another, so that two tests do not take the same port.
         static STARTING: Mutex<()> = Mutex::new(());

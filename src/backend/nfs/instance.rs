@@ -17,10 +17,10 @@ use super::leave::Leaving;
 use super::link::Link;
 use super::locks::leave_call;
 use super::meta::remove_call;
-use super::migrate::Search;
 use super::op::{Args, CALL_ROOM, Op, Opening, Place, Stage, Task, With};
 use super::recovery::{Mounted, Phase};
 use super::referral::Border;
+use super::search::Search;
 use super::slots::Slots;
 use super::volume::{Leftover, NfsVolume, OpenFile, OpenState};
 

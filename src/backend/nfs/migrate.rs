@@ -13,7 +13,7 @@
 //! whole is pointed at the other server. Meanwhile requests wait, as they do for a server that is away; `soft` ends that.
 //! The places are those that the server tells and that referrals may be followed to, in their order, then the server that
 //! told them, in a circle until one has the file system. When all that were told are reached and refuse, what the last said
-//! is the answer, and for 2 s it is not tried again. At most [`HOPS`] servers send from one to the next.
+//! is the answer, and for 2 s it is not tried again. At most 8 servers send from one to the next.
 //!
 //! Handles stay what they are: names of files are not kept here, so what has other handles there is not followed to
 //! (`ESTALE`), and that shows in the root's. A server says by the absence of `FH4_VOL_MIGRATION` that its handles outlive a
@@ -25,63 +25,17 @@
 //! Not followed, and `EREMOTE`: a file system below that of the export, and one behind a referral, which are met anew by
 //! their names. The other server is to speak the minor version of the first. The old one is not told that we left.
 
-use core::net::SocketAddr;
-
 use crate::fuse::NodeId;
 use crate::mem::Handle as TaskId;
-use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
 use crate::wire::nfs4::{AttrRequest, Compound, Results, SequenceResult, Status, op};
 
 use super::answer::{Trouble, ok, putfh, with_attributes};
 use super::instance::Nfs;
-use super::link::State;
-use super::op::{Op, Place as At, With};
+use super::op::{Op, Place as At, Task, With};
 use super::path::Path;
-use super::recovery::{Mounted, Next, Phase};
-use super::referral::{HOPS, down};
-use super::volume::{NfsVolume, Standing};
+use super::referral::down;
 use super::whereabouts::Place;
-
-/// First and longest wait between two places, in nanoseconds.
-const PAUSE: (u64, u64) = (10_000_000, 2_000_000_000);
-
-/// Hold what a core does about a file system that moves.
-#[derive(Default)]
-pub struct Search {
-    /// Departures that this core went along with.
-    departures: u32,
-    /// When it heard of one that it has not gone along with, since calls are still under way.
-    heard: Option<Instant>,
-    /// This is the core that looks.
-    looks: bool,
-    /// Something is said to have moved: the server is to be asked about the root.
-    suspects: bool,
-    /// The server says that something did of which we hold state.
-    flagged: bool,
-    /// It is being asked; when it was last.
-    asks: bool,
-    asked: Option<Instant>,
-    /// Servers that sent on to the next.
-    hops: u8,
-    /// Wait before the next place.
-    pause: u64,
-    /// How we stood with the server that was left, in case that it is gone back to.
-    left: Option<Standing>,
-    /// Locks are not reclaimed after a restart, since their file system is said to have moved.
-    unclaimed: bool,
-    /// Where the path is at the present place: behind so many of its names the file system is on another server.
-    further: Option<u8>,
-}
-
-impl Standing {
-    /// Begin with a server that knows nothing of us: what we have is to be made anew there.
-    fn begin_elsewhere(&mut self) {
-        self.forgotten();
-        self.complete = false;
-        (self.rewrite, self.anew) = (true, true);
-    }
-}
 
 /// Ask of something where its file system is, and whether it is not here.
 fn whither_call(call: Compound<'_>) -> Compound<'_> {
@@ -89,25 +43,8 @@ fn whither_call(call: Compound<'_>) -> Compound<'_> {
         .getattr(&AttrRequest::STAT)
 }
 
-/// Ask the present place for the export, or where it is from there, as far as so many names.
-pub(super) fn arrive_call<'a>(
-    call: Compound<'a>,
-    volume: &NfsVolume,
-    further: Option<u8>,
-) -> Compound<'a> {
-    let places = volume.whereabouts.places.lock();
-    let path = places.now().map_or(Path::ROOT, |place| place.path);
-    if let Some(names) = further {
-        let call = down(call, path.names().take(usize::from(names)));
-        return call.getattr(&AttrRequest::LOCATIONS);
-    }
-    let call = down(call, path.names()).getfh();
-    call.getattr(&AttrRequest::SERVER)
-        .getattr(&AttrRequest::STAT)
-}
-
 /// Read PUTROOTFH and so many LOOKUPs; gives how many were done when something behind the root is elsewhere.
-fn went_down(results: &mut Results<'_>, names: usize) -> Result<Option<usize>, Trouble> {
+pub(super) fn went_down(results: &mut Results<'_>, names: usize) -> Result<Option<usize>, Trouble> {
     ok(results.step(op::PUTROOTFH))?;
     for passed in 0..names {
         match ok(results.step(op::LOOKUP)) {
@@ -122,62 +59,6 @@ impl Nfs {
     /// Tell whether the file system of the export is followed when it moves.
     pub(super) fn may_move(&self) -> bool {
         self.volume.settings.tag == 0 && !self.border.volumes.is_empty()
-    }
-
-    /// Tell whether this core looks for it.
-    pub(super) fn looks(&self) -> bool {
-        self.search.looks
-    }
-
-    /// Tell whether calls are held back, since the server is about to be left.
-    pub(super) fn is_departing(&self) -> bool {
-        self.search.heard.is_some()
-    }
-
-    /// Give the address for a connection, after its failures; `None` while nothing is to be connected to.
-    pub(super) fn address(&self, at: usize) -> Option<SocketAddr> {
-        let settings = &self.volume.settings;
-        let whereabouts = &self.volume.whereabouts;
-        let seeks = whereabouts.is_sought() && !self.is_departing();
-        let client = match seeks {
-            true if !self.search.looks || at > 0 => return None,
-            true => whereabouts.places.lock().now()?.client,
-            false => whereabouts.home(),
-        };
-        let servers = self.addresses_of(client);
-        // Of a server that was not met at the start nobody knows whether its addresses lead to one.
-        let turn = match settings.tag == 0 && client == 0 && !seeks {
-            true => at + self.links[at].failures,
-            false => self.links[0].failures,
-        };
-        servers.get(turn % servers.len().max(1)).copied()
-    }
-
-    fn addresses_of(&self, client: u8) -> &'static [SocketAddr] {
-        let of = |volume: &NfsVolume| volume.settings.servers;
-        if client == self.volume.settings.tag {
-            return of(self.volume);
-        }
-        let there = self.border.volumes.get(usize::from(client));
-        there.map_or(&[], |volume| of(volume))
-    }
-
-    /// All addresses of the present place failed: go on to the next.
-    pub(super) fn look_further(&mut self) {
-        if !self.search.looks || self.is_departing() {
-            return;
-        }
-        let client = self
-            .volume
-            .whereabouts
-            .places
-            .lock()
-            .now()
-            .map(|at| at.client);
-        let most = client.map_or(0, |client| self.addresses_of(client).len());
-        if self.links[0].failures >= most {
-            self.pass_over(None);
-        }
     }
 
     /// Note that the server speaks of a move.
@@ -231,26 +112,26 @@ impl Nfs {
     }
 
     /// The file system is not followed: whoever waits for that hears why.
-    fn judge(&mut self, errno: Errno) {
+    pub(super) fn judge(&mut self, errno: Errno) {
         if core::mem::take(&mut self.search.unclaimed) {
             self.volume.lose_unclaimed();
         }
         loop {
             let mut tasks = self.tasks.iter_mut();
-            let strays = tasks.find(|(_, task)| task.strays);
-            let Some((handle, task)) = strays else { return };
-            task.strays = false;
-            if let At::Delayed(_) = task.place {
-                task.place = At::Ready;
-                self.delayed -= 1;
-            }
+            // Who is about to be sent again, or is, will hear the same from the server.
+            let waits = |task: &Task| task.strays && matches!(task.place, At::Delayed(_));
+            let Some((handle, task)) = tasks.find(|(_, task)| waits(task)) else {
+                return;
+            };
+            (task.strays, task.place) = (false, At::Ready);
+            self.delayed -= 1;
             drop(tasks);
             self.strand(handle, errno);
         }
     }
 
     /// Whoever waited for that is sent again.
-    fn unstray(&mut self) {
+    pub(super) fn unstray(&mut self) {
         for (handle, task) in self.tasks.iter_mut() {
             if core::mem::take(&mut task.strays)
                 && let At::Delayed(_) = task.place
@@ -354,11 +235,7 @@ impl Nfs {
         };
         self.finish(handle);
         places.told_by(Place::new(whereabouts.home(), path));
-        if whereabouts.depart(places) {
-            crate::log::warn!("nfs: the file system moved; looking for it");
-            self.search.looks = true;
-            (self.search.hops, self.search.pause, self.search.further) = (1, PAUSE.0, None);
-        }
+        self.begin_search(places);
         Ok(())
     }
 
@@ -372,61 +249,6 @@ impl Nfs {
         self.judge(errno);
     }
 
-    /// Leave the server when the file system is looked for elsewhere: as soon as what is under way is answered. True when
-    /// there was something to do.
-    pub(super) fn heed_departure(&mut self) -> bool {
-        let departures = self.volume.whereabouts.departures();
-        if departures == self.search.departures {
-            return false;
-        }
-        let heard = *self.search.heard.get_or_insert(self.now);
-        let mut tasks = self.tasks.iter();
-        let waits = self.phase == Phase::Up
-            && self.now.since(heard) < self.patience()
-            && tasks.any(|(_, task)| task.place == At::Sent);
-        drop(tasks);
-        if waits {
-            return false;
-        }
-        (self.search.departures, self.search.heard) = (departures, None);
-        (self.search.suspects, self.search.flagged) = (false, false);
-        self.leave_server("the file system is elsewhere");
-        let mut tasks = self.tasks.iter();
-        let asks = tasks.find(|(_, task)| matches!(task.op, Op::Whither(_)));
-        let asks = asks.map(|(handle, _)| handle);
-        drop(tasks);
-        if let Some(handle) = asks {
-            self.finish(handle);
-        }
-        if !self.search.looks {
-            // They ask again when the file system is found.
-            self.unstray();
-        }
-        true
-    }
-
-    /// End all connections, to begin anew with another server.
-    fn leave_server(&mut self, why: &str) {
-        self.lose_session(why);
-        for at in 0..self.links.len() {
-            if self.links[at].state != State::Down {
-                self.close_link(at);
-            }
-            self.links[at].failures = 0;
-        }
-    }
-
-    /// Begin with a server at which the file system is looked for.
-    pub(super) fn begin_elsewhere(&mut self, standing: &mut Standing) {
-        self.search.left.get_or_insert(*standing);
-        standing.begin_elsewhere();
-    }
-
-    /// Say whether the present place is asked where the file system is from there: behind how many names of the path.
-    pub(super) fn further(&self) -> Option<u8> {
-        self.search.further
-    }
-
     /// Content cannot be written again, since the file system is said to have moved: ask about that first.
     pub(super) fn suspect_move(&mut self) {
         self.search.suspects = true;
@@ -435,120 +257,5 @@ impl Nfs {
     /// The same for locks.
     pub(super) fn leave_unclaimed(&mut self) {
         (self.search.suspects, self.search.unclaimed) = (true, true);
-    }
-
-    /// Read what the present place says.
-    pub(super) fn arrived(&mut self, mut results: Results<'_>) -> Result<Next, Trouble> {
-        let whereabouts = &self.volume.whereabouts;
-        let Some(path) = whereabouts.places.lock().now().map(|place| place.path) else {
-            return Err(Trouble::Malformed);
-        };
-        if let Some(names) = self.search.further.take() {
-            return self.sent_on(results, &path, usize::from(names));
-        }
-        let all = path.names().count();
-        let moved = went_down(&mut results, all)?;
-        let root = match (moved, ok(results.getfh())) {
-            (Some(passed), _) => Err(passed),
-            (None, Err(Trouble::Status(Status::ERR_MOVED))) => Err(all),
-            (None, found) => Ok(found?),
-        };
-        let root = match root {
-            Ok(root) => root,
-            Err(passed) => {
-                self.search.further = Some(passed as u8);
-                return Ok(Next::Arrive);
-            }
-        };
-        let server = ok(results.server_attr())?;
-        let attr = ok(results.getattr())?;
-        let known = self.volume.handle(NodeId(self.volume.nodes.root()));
-        if known != Ok(root) {
-            crate::log::warn!("nfs: files have other handles there; it is not followed to");
-            return Err(Trouble::Status(Status::ERR_FHEXPIRED));
-        }
-        self.volume.known.learn(&Mounted {
-            root,
-            fsid: attr.fsid,
-            fileid: attr.fileid,
-            sizes: (server.max_read, server.max_write),
-            lease: server.lease,
-            xattr: server.xattr,
-            server: self.server,
-        });
-        self.volume.set_root_fsid(attr.fsid);
-        whereabouts.settle();
-        (self.search.looks, self.search.left, self.search.unclaimed) = (false, None, false);
-        self.life = {
-            let mut locks = self.volume.locks.lock();
-            locks.forget_states();
-            locks.life()
-        };
-        self.unstray();
-        crate::log::warn!("nfs: the file system is found");
-        Ok(self.next_claim())
-    }
-
-    /// Read where the file system is from the present place.
-    fn sent_on(
-        &mut self,
-        mut results: Results<'_>,
-        path: &Path,
-        names: usize,
-    ) -> Result<Next, Trouble> {
-        let moved = Trouble::Status(Status::ERR_MOVED);
-        if went_down(&mut results, names)?.is_some() {
-            return Err(moved);
-        }
-        let locations = ok(results.locations())?.ok_or(moved)?;
-        let whereabouts = &self.volume.whereabouts;
-        let (teller, client) = {
-            let places = whereabouts.places.lock();
-            (places.is_teller(), places.now().map(|place| place.client))
-        };
-        // Who is asked again, since somebody was not reached, begins a new round.
-        self.search.hops = if teller { 1 } else { self.search.hops + 1 };
-        if self.search.hops > HOPS {
-            return Ok(Next::Nowhere(Errno::ELOOP));
-        }
-        let mut told = match self.volume.gather(locations, path, names) {
-            Ok(told) => told,
-            Err(errno) => return Ok(Next::PassOver(errno)),
-        };
-        told.told_by(Place::new(client.unwrap_or(0), *path));
-        *whereabouts.places.lock() = told;
-        Ok(Next::Elsewhere)
-    }
-
-    /// The present place is not reached, or does not have the file system: go on to the next.
-    pub(super) fn pass_over(&mut self, refusal: Option<Errno>) {
-        let passed = self.volume.whereabouts.places.lock().pass(refusal);
-        match passed {
-            Ok(()) => self.go_elsewhere(),
-            Err(errno) => self.give_up_search(errno),
-        }
-    }
-
-    /// Begin with the present place, after a while that grows.
-    pub(super) fn go_elsewhere(&mut self) {
-        self.search.further = None;
-        self.leave_server("the file system is not there");
-        self.links[0].ask_at = self.now.after(self.search.pause);
-        self.search.pause = (self.search.pause * 2).min(PAUSE.1);
-    }
-
-    /// The file system is nowhere: go back to where it was.
-    pub(super) fn give_up_search(&mut self, errno: Errno) {
-        crate::log::warn!("nfs: the file system is not found: {}", errno);
-        self.leave_server("the file system is not found");
-        (self.search.looks, self.search.further) = (false, None);
-        if let Some(left) = self.search.left.take() {
-            // A server that knows us by the same number has what it had of ours.
-            let mut standing = self.volume.standing.lock();
-            (standing.client, standing.before) = (None, left.client.or(left.before));
-            (standing.complete, standing.anew) = (left.complete, left.anew);
-        }
-        self.volume.whereabouts.give_up(self.now, errno);
-        self.judge(errno);
     }
 }

@@ -58,6 +58,7 @@ mod referral;
 mod relock;
 mod revoked;
 mod roots;
+mod search;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;

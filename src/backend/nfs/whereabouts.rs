@@ -1,6 +1,6 @@
 //! Where the file system of the export is: which server has it now, and where it may be.
 //!
-//! All cores share one. While one of them looks for the file system ([`migrate`](super::migrate)), nobody else connects.
+//! All cores share one. While one of them looks for the file system ([`search`](super::search)), nobody else connects.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
@@ -152,9 +152,14 @@ impl Whereabouts {
         self.sought.load(Ordering::Acquire)
     }
 
-    /// Leave the server, to look at these places. False when another core looks already.
-    pub fn depart(&self, places: Places) -> bool {
+    /// Leave the server, to look at these places. False when another core looks already, or found it since so many
+    /// departures.
+    pub fn depart(&self, places: Places, known: u32) -> bool {
         if self.sought.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        if self.departures() != known {
+            self.sought.store(false, Ordering::Release);
             return false;
         }
         *self.places.lock() = places;
