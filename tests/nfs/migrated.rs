@@ -102,7 +102,7 @@ fn say_moved(record: &mut Vec<u8>, locations: &[u8]) {
     let count_at = record.len() - input.rest().len();
     let mut results = Decoder::new(&record[count_at + 4..]);
     let mut count = 0u32;
-    while results.rest().len() > 0 {
+    while !results.rest().is_empty() {
         count += 1;
         let (number, status) = (results.u32().unwrap(), results.u32().unwrap());
         match number {

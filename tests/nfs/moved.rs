@@ -463,6 +463,18 @@ fn a_place_that_does_not_have_it_is_passed_over() {
 }
 
 #[test]
+fn handles_that_end_with_a_move_are_not_used_at_the_other_server() {
+    for expires in [2, 4] {
+        let mut host = Moving::new();
+        let (node, fh) = host.opened("f");
+        host.go(HOME, THERE);
+        host.server(THERE).tree.expires = expires;
+        assert_eq!(host.read(node, fh, 0, 9), Err(Errno::ESTALE));
+        host.check();
+    }
+}
+
+#[test]
 fn the_path_below_the_file_systems_root_stays() {
     let mut host = Moving::with(|config| config.export = "/srv".into());
     // The file system is that of `srv`, of which the export is the root.

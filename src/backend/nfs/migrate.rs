@@ -16,8 +16,8 @@
 //! is the answer, and for 2 s it is not tried again. At most 8 servers send from one to the next.
 //!
 //! Handles stay what they are: names of files are not kept here, so what has other handles there is not followed to
-//! (`ESTALE`), and that shows in the root's. A server says by the absence of `FH4_VOL_MIGRATION` that its handles outlive a
-//! move; servers that share disks, or of which one takes over for the other, are like that. State is not reclaimed but made
+//! (`ESTALE`). That shows in the root's handle, and in `FH4_VOL_MIGRATION`. Servers that share disks, or of which one takes
+//! over those of the other, have the same handles. State is not reclaimed but made
 //! anew, since the other server does not know of it: opens by handle, after which a file whose number is another one is
 //! lost (`ESTALE`); locks as new ones, so that one which somebody else took meanwhile is lost (`EIO`). What was not durable
 //! is written again, whatever the verifiers say.

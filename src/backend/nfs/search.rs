@@ -22,6 +22,9 @@ use super::whereabouts::{Place, Places};
 /// First and longest wait between two places, in nanoseconds.
 const PAUSE: (u64, u64) = (10_000_000, 2_000_000_000);
 
+/// Handles may end at any time, or when their file system moves (`FH4_VOLATILE_ANY`, `FH4_VOL_MIGRATION`).
+const EXPIRES: u32 = 2 | 4;
+
 /// Hold what a core does about a file system that moves.
 #[derive(Default)]
 pub struct Search {
@@ -224,7 +227,7 @@ impl Nfs {
         let server = ok(results.server_attr())?;
         let attr = ok(results.getattr())?;
         let known = self.volume.handle(NodeId(self.volume.nodes.root()));
-        if known != Ok(root) {
+        if known != Ok(root) || server.expires & EXPIRES != 0 {
             crate::log::warn!("nfs: files have other handles there; it is not followed to");
             return Err(Trouble::Status(Status::ERR_FHEXPIRED));
         }

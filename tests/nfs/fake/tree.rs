@@ -36,6 +36,8 @@ pub struct Tree {
     last: u64,
     /// Part of every handle; another one makes those that were given stale.
     pub generation: u32,
+    /// When handles end (`FH4_*`).
+    pub expires: u32,
 }
 
 impl Tree {
@@ -45,6 +47,7 @@ impl Tree {
             nodes: HashMap::new(),
             last: 0,
             generation: 1,
+            expires: 0,
         };
         tree.add(FileKind::Directory, 0o755, ROOT_NUMBER);
         tree
@@ -203,7 +206,8 @@ impl Tree {
                 }
                 attr::LEASE_TIME => out.u32(LEASE),
                 attr::RDATTR_ERROR if node.moved.is_some() => out.u32(Status::ERR_MOVED.0),
-                attr::FH_EXPIRE_TYPE | attr::RDATTR_ERROR => out.u32(0),
+                attr::FH_EXPIRE_TYPE => out.u32(self.expires),
+                attr::RDATTR_ERROR => out.u32(0),
                 attr::FS_LOCATIONS => match &node.moved {
                     Some(locations) => locations.chunks(4).for_each(|word| out.fixed(word)),
                     // No path here, and no other place.
