@@ -55,6 +55,30 @@ impl Knfsd {
 
     /// The same, of this job, with files of this machine in the guest.
     pub fn start_as(job: &str, files: &[(PathBuf, &str)], more: &[String]) -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let disk = folder.path().join("disk");
+        let file = std::fs::File::create(&disk).unwrap();
+        file.set_len(1 << 30).unwrap();
+        assert!(run("mkfs.xfs", &["-q", disk.to_str().unwrap()]), "xfsprogs");
+        Self::boot(folder, job, files, more)
+    }
+
+    /// Start one with a copy of this one's disk, as it is now.
+    pub fn copy(&self) -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let [from, to] = [&self.folder, &folder].map(|folder| folder.path().join("disk"));
+        let paths = [&from, &to].map(|path| path.to_str().unwrap());
+        assert!(run("cp", &["--sparse=always", paths[0], paths[1]]));
+        Self::boot(folder, "nfsd", &[], &[])
+    }
+
+    /// Boot one with the disk of this folder.
+    fn boot(
+        folder: TempDir,
+        job: &str,
+        files: &[(PathBuf, &str)],
+        more: &[String],
+    ) -> Option<Self> {
         static COUNT: AtomicU8 = AtomicU8::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
@@ -67,12 +91,8 @@ impl Knfsd {
             println!("not run: this machine gives no network interface (ip tuntap add)");
             return None;
         }
-        let folder = TempDir::new().unwrap();
         let disk = folder.path().join("disk");
-        let file = std::fs::File::create(&disk).unwrap();
-        file.set_len(1 << 30).unwrap();
         let disk = disk.to_str().unwrap();
-        assert!(run("mkfs.xfs", &["-q", disk]), "xfsprogs");
         let network = format!("{near}/30");
         assert!(run("ip", &["address", "add", &network, "dev", &interface]));
         assert!(run("ip", &["link", "set", &interface, "up"]));

@@ -14,6 +14,8 @@ mod kernel;
 mod knfsd;
 mod lies;
 pub mod locks;
+mod migrated;
+mod moved;
 mod operations;
 #[cfg(all(feature = "daemon", feature = "tls"))]
 #[expect(dead_code, reason = "the key-value engine's own tests use all of it")]

@@ -8,7 +8,7 @@ use dpfs::backend::nfs::{Namespace, NamespaceVolume};
 use dpfs::fuse::FileSystem;
 use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::{ATTR_SUBMOUNT, EntryOut, InitFlags, Opcode};
-use dpfs::wire::nfs4::{Status, op};
+use dpfs::wire::nfs4::{FileKind, Status, op};
 
 use dpfs_harness::Ticket;
 
@@ -424,6 +424,127 @@ fn the_first_location_is_taken_whose_server_is_there() {
     host.check();
 }
 
+/// Have a third server, which may be followed to and has `/copy`.
+fn three() -> (Two, Fake) {
+    let third = Fake::start();
+    third.server().directory("copy");
+    let host = Two::with(|config| {
+        config.referrals.push(("third".into(), place(&third)));
+        config.options.timeo = 300_000_000;
+    });
+    (host, third)
+}
+
+#[test]
+fn a_location_that_is_reached_and_refuses_is_passed_over() {
+    let (mut host, third) = three();
+    host.there
+        .server()
+        .tree
+        .make(1, b"file", FileKind::Regular, 0o644)
+        .ok();
+    host.data();
+    let places: [(&[&str], &str); 4] = [
+        (&["there"], "/srv/none"),
+        (&["there"], "/file/x"),
+        (&["stranger"], "/"),
+        (&["third"], "/copy"),
+    ];
+    let copy = host.refer("copies", locations(&places)).unwrap();
+    host.file(copy.nodeid, "f", b"third");
+    assert_eq!(third.server().script.count(op::WRITE), 1);
+    // More often than tasks can stay: each is gone when there is an answer.
+    for _ in 0..100 {
+        assert_eq!(host.lookup(ROOT, "copies").unwrap().nodeid, copy.nodeid);
+    }
+    let tickets: Vec<_> = (0..30)
+        .map(|_| {
+            let message = host.message(Opcode::LOOKUP, ROOT).name("copies").room(128);
+            host.bed.send(&message)
+        })
+        .collect();
+    for ticket in tickets {
+        assert_eq!(
+            host.bed.wait(ticket).value::<EntryOut>().nodeid,
+            copy.nodeid
+        );
+    }
+    // A server that wants nothing to do with us is passed over, too.
+    third
+        .server()
+        .at(op::LOOKUP, 0, 1, Act::Status(Status::ERR_ACCESS));
+    let found = host.refer("others", locations(&[places[3], (&["there"], "/srv/data")]));
+    assert_eq!(found.unwrap().nodeid, host.data().nodeid);
+    host.check();
+}
+
+#[test]
+fn when_all_locations_refuse_the_last_one_is_heard() {
+    let (mut host, third) = three();
+    third
+        .server()
+        .at(op::LOOKUP, 0, 100, Act::Status(Status::ERR_ACCESS));
+    let none: (&[&str], &str) = (&["there"], "/srv/none");
+    let closed: (&[&str], &str) = (&["third"], "/copy");
+    for (at, (places, wanted)) in [
+        ([none, closed], Errno::EACCES),
+        ([closed, none], Errno::ENOENT),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let found = host.refer(&format!("d{at}"), locations(&places)).map(drop);
+        assert_eq!(found, Err(wanted));
+    }
+    // No more are tried than referrals are followed.
+    let before = host.there.calls();
+    let found = host.refer("many", locations(&[none; 30])).map(drop);
+    assert_eq!(found, Err(Errno::ENOENT));
+    assert!(host.there.calls() - before < 12);
+    // Behind a referral that is met on the way, too.
+    host.there
+        .server()
+        .refer("srv/on", locations(&[none, none]));
+    let found = host
+        .refer("far", locations(&[(&["there"], "srv/on"), closed]))
+        .map(drop);
+    assert_eq!(found, Err(Errno::EACCES));
+    let good: (&[&str], &str) = (&["there"], "srv/data");
+    let found = host.refer("farther", locations(&[(&["there"], "srv/on"), good]));
+    assert_eq!(found.unwrap().nodeid, host.data().nodeid);
+    third.server().script.clear();
+    host.check();
+}
+
+#[test]
+fn a_location_that_is_away_is_waited_for_when_the_others_refuse() {
+    let (mut host, third) = three();
+    host.data();
+    third.server().script.closed = true;
+    let places: [(&[&str], &str); 2] = [(&["there"], "/srv/none"), (&["third"], "/copy")];
+    host.home.server().refer("copies", locations(&places));
+    let message = host.message(Opcode::LOOKUP, ROOT).name("copies").room(128);
+    let waits = host.bed.send(&message);
+    host.until(|host| {
+        host.there
+            .server()
+            .script
+            .done
+            .contains(&(op::LOOKUP, Status::ERR_NOENT))
+    });
+    third.server().script.closed = false;
+    let found: EntryOut = host.bed.wait(waits).value();
+    host.file(found.nodeid, "f", b"third");
+    assert_eq!(third.server().script.count(op::WRITE), 1);
+    // And not for ever.
+    third.server().script.closed = true;
+    third.cut();
+    let places: [(&[&str], &str); 2] = [(&["there"], "/srv/none"), (&["third"], "/")];
+    host.home.server().refer("roots", locations(&places));
+    assert!(host.lookup(ROOT, "roots").is_err());
+    host.check();
+}
+
 #[test]
 fn names_of_servers_are_the_same_in_either_case_and_with_a_dot_or_brackets() {
     let mut host = Two::with(|config| {
@@ -595,7 +716,7 @@ fn lies_about_locations_are_errors() {
     host.home
         .server()
         .at(op::GETFH, 0, 1, Act::Status(Status::ERR_MOVED));
-    host.mkdir(ROOT, "plain", 0o755).unwrap_err();
+    host.mkdir(ROOT, "plain", 0o755).unwrap();
     host.home
         .server()
         .at(op::GETFH, 0, 1, Act::Status(Status::ERR_MOVED));

@@ -355,3 +355,42 @@ fn a_grace_period_is_waited_for() {
         host.check();
     }
 }
+
+#[test]
+fn a_listing_whose_cookie_is_lost_goes_on_from_where_that_is_now() {
+    for (status, plus) in [
+        (Status::ERR_BAD_COOKIE, false),
+        (Status::ERR_NOT_SAME, true),
+    ] {
+        let mut host = Mounted::new();
+        let names: Vec<String> = (0..300).map(|at| format!("f{at:03}")).collect();
+        for name in &names {
+            host.file(ROOT, name, b"");
+        }
+        let fh = host.opendir(ROOT).unwrap();
+        let (mut all, mut position) = (Vec::new(), 0);
+        loop {
+            if position > 0 {
+                host.refuse(op::READDIR, status);
+            }
+            let some = host.readdir(ROOT, fh, position, 8192, plus).unwrap();
+            let Some(last) = some.last() else { break };
+            position = last.next;
+            all.extend(some.into_iter().map(|entry| entry.name));
+        }
+        assert_eq!(all[2..], names, "each once");
+        // It does not do better at the start either.
+        host.at(op::READDIR, 0, 2, Act::Status(status));
+        let listed = host.readdir(ROOT, fh, 20, 8192, plus).map(drop);
+        assert_eq!(listed, Err(Errno::EINVAL));
+        // The place is nowhere any more.
+        host.refuse(op::READDIR, status);
+        let listed = host.readdir(ROOT, fh, 1000, 8192, plus).map(drop);
+        assert_eq!(listed, Err(Errno::EINVAL));
+        assert_eq!(
+            host.readdir(ROOT, fh, 0, 8192, plus).unwrap()[2].name,
+            "f000"
+        );
+        host.check();
+    }
+}

@@ -65,13 +65,21 @@ pub struct Ganesha {
     pub port: u16,
     manner: Manner,
     dir: TempDir,
+    /// What is exported.
+    share: PathBuf,
 }
 
 impl Ganesha {
     /// Start one with an empty export.
     pub fn start(manner: Manner) -> Self {
         let dir = TempDir::new().unwrap();
-        fs::create_dir(dir.path().join("share")).unwrap();
+        let share = dir.path().join("share");
+        fs::create_dir(&share).unwrap();
+        Self::serve(manner, dir, share)
+    }
+
+    /// Start one that exports this directory, and keeps what it keeps in that one.
+    pub fn serve(manner: Manner, dir: TempDir, share: PathBuf) -> Self {
         fs::create_dir(dir.path().join("state")).unwrap();
         // One after another, so that two tests do not take the same port.
         static STARTING: Mutex<()> = Mutex::new(());
@@ -84,6 +92,7 @@ impl Ganesha {
             port,
             manner,
             dir,
+            share,
         };
         server.restart();
         server
@@ -107,10 +116,11 @@ impl Ganesha {
                RecoveryBackend = fs_ng; RecoveryRoot = {dir}/state; Only_Numeric_Owners = {numbers}; UseGetpwnam = true;
                DomainName = {domain}; }}
              NFS_KRB5 {{ Active_krb5 = false; }}
-             EXPORT {{ Export_Id = 1; Path = {dir}/share; Pseudo = {EXPORT}; Protocols = 4; Transports = TCP;
+             EXPORT {{ Export_Id = 1; Path = {share}; Pseudo = {EXPORT}; Protocols = 4; Transports = TCP;
                Access_Type = {access}; Squash = No_Root_Squash; SecType = none, sys; PrivilegedPort = false;
                FSAL {{ Name = VFS; }} }}",
             port = self.port,
+            share = self.share.display(),
             graceless = grace == 0,
             grace = grace.max(1),
             numbers = names.is_none(),
@@ -196,7 +206,7 @@ impl Ganesha {
 
     /// Give the path of something in the export on this machine.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join("share").join(name)
+        self.share.join(name)
     }
 }
 

@@ -141,6 +141,7 @@ impl Nfs {
                 self.finish(handle);
             }
             Op::Probe(_) => self.probed(handle, results)?,
+            Op::Whither(_) => self.whither(handle, results)?,
             Op::Locate { .. } => self.located(handle, results)?,
             Op::Walk { .. } => self.walked(handle, results)?,
             Op::Lookup(_) => {
@@ -415,6 +416,10 @@ impl Nfs {
             }
             Op::Close | Op::Sweep => {
                 put_off(&results)?;
+                // A file without a name goes with the others.
+                if results.status() == Status::ERR_MOVED && self.outlives_move(&task.op) {
+                    return Err(Trouble::Status(Status::ERR_MOVED));
+                }
                 self.finish(handle);
             }
             Op::Reopen => {
@@ -678,7 +683,8 @@ impl Nfs {
             None => 0,
         };
         let mut at = task.filled;
-        let mut any = at > 0;
+        let mut sought = task.sought;
+        let mut any = at > 0 && sought == 0;
         let mut last = None;
         let epoch = match &task.op {
             Op::Readdir(reply) => reply.epoch(),
@@ -687,6 +693,14 @@ impl Nfs {
         };
         let mut old = heapless::Vec::<[u8; super::volume::SILLY_LEN], 4>::new();
         while let Ok(entry) = entries.next_entry()? {
+            if sought != 0 {
+                // The host has it already.
+                if entry.cookie == sought {
+                    sought = 0;
+                }
+                last = Some(entry.cookie);
+                continue;
+            }
             let (silly, stale) = volume.is_silly(entry.name);
             if silly {
                 if stale && let Ok(name) = entry.name.try_into() {
@@ -739,6 +753,13 @@ impl Nfs {
                     remove_call(call, &dir, &name)
                 });
             }
+        }
+        if sought != 0 && end {
+            // Where the host was is nowhere in it.
+            return Err(Trouble::Status(Status::ERR_BAD_COOKIE));
+        }
+        if let Some(task) = self.tasks.get_mut(handle) {
+            task.sought = sought;
         }
         if !any
             && !end

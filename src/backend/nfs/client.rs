@@ -52,7 +52,7 @@ impl Nfs {
                 any |= self.receive(at);
             }
         }
-        any |= self.heed_flags();
+        any |= self.heed_flags() | self.heed_departure();
         self.watch();
         any |= self.issue();
         for at in 0..self.links.len() {
@@ -84,19 +84,21 @@ impl Nfs {
                 if !may_ask(link.ask_at, self.now) {
                     return false;
                 }
-                let settings = &self.volume.settings;
-                let servers = settings.servers;
-                // Of a server that was not met at the start nobody knows whether its addresses lead to one.
-                let turn = match settings.tag {
-                    0 => at + self.links[at].failures,
-                    _ => self.links[0].failures,
+                if at == 0 {
+                    self.look_further();
+                }
+                if !may_ask(self.links[at].ask_at, self.now) {
+                    return false;
+                }
+                let Some(server) = self.address(at) else {
+                    return false;
                 };
-                let server = servers[turn % servers.len()];
                 if !core::mem::replace(&mut self.joined, true) {
                     self.volume.cores.fetch_add(1, Ordering::AcqRel);
                 }
-                let link = &mut self.links[at];
+                let settings = &self.volume.settings;
                 let how = (settings.options.reserved_port, settings.security);
+                let link = &mut self.links[at];
                 if let Some(fd) = link.connect(&server, how, self.now)
                     && self.epoll.add(fd, at as u64).is_err()
                 {
@@ -148,8 +150,11 @@ impl Nfs {
             // Its slot is given back already, so nobody sends it again but us.
             self.make_ready(body.task);
         }
-        let now = self.now;
-        self.links[at].close(now);
+        let (now, looks) = (self.now, self.looks());
+        let link = &mut self.links[at];
+        // A place that gives a session and then nothing has failed, too.
+        link.failures += usize::from(at == 0 && looks && link.state == State::Bound);
+        link.close(now);
     }
 
     /// Send again, byte for byte, what went by a connection before it broke.
@@ -175,7 +180,7 @@ impl Nfs {
 
     /// Give slots to tasks that wait for one.
     fn issue(&mut self) -> bool {
-        if self.phase != Phase::Up {
+        if self.phase != Phase::Up || self.is_departing() {
             return false;
         }
         let mut any = false;
@@ -694,6 +699,7 @@ impl Nfs {
         if self.volume.follows() {
             self.give_up_lookups();
         }
+        self.resume();
         self.own_work();
     }
 
@@ -713,7 +719,7 @@ impl Nfs {
     }
 
     /// The server refuses a call.
-    fn refused(&mut self, handle: Handle, status: Status) {
+    pub(super) fn refused(&mut self, handle: Handle, why: Errno) {
         // A COMMIT before a CLOSE was refused: the file is still to be closed.
         if let Some(task) = self.tasks.get_mut(handle)
             && let Op::Release { commits, .. } = &mut task.op
@@ -725,7 +731,7 @@ impl Nfs {
             });
             return;
         }
-        self.fail(handle, status.errno());
+        self.fail(handle, why);
     }
 
     fn tries(&self, handle: Handle) -> u32 {
@@ -745,6 +751,10 @@ impl Nfs {
         if self.lock_failed(handle, status) {
             return;
         }
+        let lost = matches!(status, Status::ERR_BAD_COOKIE | Status::ERR_NOT_SAME);
+        if lost && self.list_from_start(handle) {
+            return;
+        }
         let op = self.tasks.get(handle).map(|task| &task.op);
         match (status, op) {
             // What was open without a name is being removed from the directory.
@@ -760,12 +770,13 @@ impl Nfs {
             (Status::ERR_MOVED, Some(Op::Lookup(_))) if self.volume.follows() => {
                 return self.locate(handle);
             }
+            (Status::ERR_MOVED, Some(op)) if self.outlives_move(op) => return self.stray(handle),
             _ => {}
         }
         match status.class() {
             Class::Caller => {
-                self.commit_failed(handle, status);
-                self.refused(handle, status);
+                self.commit_failed(handle, status.errno());
+                self.refused(handle, status.errno());
             }
             Class::Later => self.delay(handle),
             Class::State => self.reopen(handle, status),

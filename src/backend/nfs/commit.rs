@@ -3,7 +3,7 @@
 use crate::fuse::Reply;
 use crate::mem::{Handle as TaskId, Pinned};
 use crate::wire::errno::Errno;
-use crate::wire::nfs4::{Compound, Handle, Status, Verifier};
+use crate::wire::nfs4::{Compound, Handle, Verifier};
 use crate::wire::rpc::Credentials;
 
 use super::instance::Nfs;
@@ -217,7 +217,7 @@ impl Nfs {
     }
 
     /// The server refuses to make content durable: it is lost.
-    pub(super) fn commit_failed(&mut self, handle: TaskId, status: Status) {
+    pub(super) fn commit_failed(&mut self, handle: TaskId, why: Errno) {
         let Some(task) = self.tasks.get(handle) else {
             return;
         };
@@ -227,8 +227,7 @@ impl Nfs {
             _ => false,
         };
         if commits {
-            self.volume
-                .lose_content(task.node, task.upto, status.errno());
+            self.volume.lose_content(task.node, task.upto, why);
             // Who asked for it is told by the answer.
             if let Some(file) = &task.file {
                 file.state.lock().unsaid = None;

@@ -3,7 +3,6 @@
 
 use super::instance::Nfs;
 use super::link::BUFFER;
-use super::op::Op;
 use crate::wire::rpc::{MARK_LEN, mark, parse_mark};
 
 /// Bytes that a READ asks for whose answer comes in fragments.
@@ -21,20 +20,7 @@ impl Nfs {
         self.lose_session(
             "READs are asked for in smaller pieces, as their answers come in fragments",
         );
-        for index in 0..self.tasks.capacity() {
-            let Some(handle) = self.tasks.handle_at(index) else {
-                continue;
-            };
-            if let Some(Op::Read {
-                reply,
-                offset,
-                done,
-            }) = self.tasks.get(handle).map(|task| &task.op)
-            {
-                let (offset, done, wanted) = (*offset, *done, reply.wanted());
-                self.build_read(handle, offset + done as u64, wanted - done);
-            }
-        }
+        self.fit_calls();
         true
     }
 }

@@ -7,7 +7,7 @@
 //! again after a restart, in the file's times, so these are set only when the answer is here.
 
 use crate::mem::Handle as TaskId;
-use crate::wire::nfs4::{AttrRequest, Class, FileAttr, Results, op};
+use crate::wire::nfs4::{AttrRequest, Class, FileAttr, Results, Status, op};
 use crate::wire::rpc::Credentials;
 
 use super::answer::{Trouble, ok, with_attributes};
@@ -50,6 +50,12 @@ fn opened<'a>(
 }
 
 impl Nfs {
+    /// Tell whether the rest of a compound is to be asked for later, maybe of another server.
+    fn is_put_off(&self, trouble: &Trouble) -> bool {
+        let moved = matches!(trouble, Trouble::Status(Status::ERR_MOVED));
+        trouble.is_later() || (moved && self.may_move())
+    }
+
     /// Read the answer to a task's OPEN, or to what was left of it: what was opened, and its attributes. `None` when the
     /// task goes on with the rest.
     pub(super) fn take_open<'a>(
@@ -85,6 +91,7 @@ impl Nfs {
         opening: Opening,
         trouble: Trouble,
     ) -> Result<(), Trouble> {
+        let put_off = self.is_put_off(&trouble);
         let (Some(state), Some(task)) = (opening.state, self.tasks.get_mut(handle)) else {
             return Err(trouble);
         };
@@ -94,7 +101,7 @@ impl Nfs {
             // The rest is what was sent: it is sent again, or the task fails and leaves what is open.
             return Err(trouble);
         }
-        if !trouble.is_later() {
+        if !put_off {
             let user = task.user;
             self.volume
                 .leave(Leftover::Open(opening.handle, state, user));
@@ -127,7 +134,8 @@ impl Nfs {
 
     /// Something was made, or got one more name, and then something failed: look it up later.
     pub(super) fn half_made(&mut self, handle: TaskId, trouble: Trouble) -> Result<(), Trouble> {
-        let Some(task) = self.tasks.get_mut(handle).filter(|_| trouble.is_later()) else {
+        let put_off = self.is_put_off(&trouble);
+        let Some(task) = self.tasks.get_mut(handle).filter(|_| put_off) else {
             return Err(trouble);
         };
         task.op = match core::mem::replace(&mut task.op, Op::Renew) {

@@ -13,6 +13,7 @@ use crate::wire::rpc::Credentials;
 use spin::Mutex;
 
 use super::client::call_buffer;
+use super::fit::Sizes;
 use super::fragments;
 use super::leave::Leaving;
 use super::link::Link;
@@ -21,6 +22,7 @@ use super::meta::remove_call;
 use super::op::{Args, CALL_ROOM, Op, Opening, Place, Stage, Task, With};
 use super::recovery::{Mounted, Phase};
 use super::referral::Border;
+use super::search::Search;
 use super::slots::Slots;
 use super::volume::{Leftover, NfsVolume, OpenFile, OpenState};
 
@@ -63,6 +65,8 @@ pub struct Nfs {
     pub(super) phase: Phase,
     pub(super) request_room: u32,
     pub(super) response_room: u32,
+    /// Sizes for which the calls are written.
+    pub(super) sizes: Sizes,
     /// Place of the open file that was claimed last.
     pub(super) claimed: u32,
     /// Place of the range that was locked anew last.
@@ -112,6 +116,10 @@ pub struct Nfs {
     pub(super) joined: bool,
     /// The way to the clients of other servers.
     pub(super) border: Border,
+    /// What is done when the file system moves.
+    pub(super) search: Search,
+    /// When to go on with state that the server puts off.
+    pub(super) resumes: Option<Instant>,
 }
 
 /// Make an open file that the server knows nothing of yet.
@@ -176,6 +184,7 @@ impl Nfs {
             phase: Phase::Down,
             request_room: 0,
             response_room: 0,
+            sizes: Sizes::default(),
             claimed: 0,
             relocked: 0,
             xids: 0,
@@ -205,6 +214,8 @@ impl Nfs {
             asked_minor: 0,
             joined: false,
             border: Border::new(),
+            search: Search::default(),
+            resumes: None,
         })
     }
 
@@ -282,9 +293,12 @@ impl Nfs {
             since: self.now,
             asked: Instant::default(),
             tries: 0,
+            strays: false,
             node: 0,
             upto: 0,
             filled: 0,
+            cookie: 0,
+            sought: 0,
         };
         match self.tasks.insert(task) {
             Ok(handle) => self.build_again(handle, with, write).then_some(handle),
@@ -371,6 +385,7 @@ impl Nfs {
         match &task.op {
             Op::Lock(call) => self.settle_lock(call),
             Op::Probe(_) => self.probing = false,
+            Op::Whither(_) => self.whither_ended(),
             _ => {}
         }
         if let Op::Copy(call) = &mut task.op
@@ -405,7 +420,11 @@ impl Nfs {
                 _ => {}
             }
         }
-        self.finish(handle).fail(error);
+        let ended = self.finish(handle);
+        if let Op::Whither(_) = ended {
+            self.whither_failed(error);
+        }
+        self.lookup_failed(ended, error);
     }
 
     /// Begin what the server is still to be told, and renew the lease when nothing else does.
@@ -442,6 +461,7 @@ impl Nfs {
         }
         self.commit_old();
         self.probe_state();
+        self.ask_whither();
         if self.now.since(self.renewed) > self.volume.known.lease() / 3 {
             self.renewed = self.now;
             self.start_own(Op::Renew, self.machine(), None, With::Nothing, |call| {
@@ -497,11 +517,29 @@ impl Nfs {
         Some(self.tasks.get(handle)?.file.as_ref()?.handle)
     }
 
+    /// The server does not know any more what comes behind a cookie: list the directory from its start, and go on where it
+    /// gives that cookie now, as Linux does. False when that was tried, or this was its start. Which names the host has is
+    /// not kept, so a cookie that is nowhere is an error.
+    pub(super) fn list_from_start(&mut self, handle: TaskId) -> bool {
+        let Some(task) = self.tasks.get_mut(handle) else {
+            return false;
+        };
+        let lists = matches!(task.op, Op::Readdir(_) | Op::ReaddirPlus(_));
+        if !lists || task.cookie == 0 || task.sought != 0 {
+            return false;
+        }
+        task.sought = task.cookie;
+        self.build_readdir(handle, 0);
+        self.make_ready(handle);
+        true
+    }
+
     /// Write the call of a READDIR from a cookie on.
     pub(super) fn build_readdir(&mut self, handle: TaskId, cookie: u64) {
-        let Some(task) = self.tasks.get(handle) else {
+        let Some(task) = self.tasks.get_mut(handle) else {
             return;
         };
+        task.cookie = cookie;
         let Some(file) = &task.file else { return };
         let fh = file.handle;
         let verifier = match cookie {

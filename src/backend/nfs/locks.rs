@@ -130,6 +130,19 @@ impl NfsVolume {
         );
     }
 
+    /// Locks that the server does not have are lost.
+    pub(super) fn lose_unclaimed(&'static self) {
+        let mut place = 0;
+        loop {
+            let found = self.locks.lock().holder_after(place);
+            let Some((at, holder)) = found else { return };
+            place = at.index;
+            if holder.lock.is_none() {
+                self.lose_locks(at);
+            }
+        }
+    }
+
     /// Read a lock that is in the way.
     fn lock_in_the_way(&self, found: &Locked) -> Lock {
         let end = match found.len {
@@ -323,7 +336,8 @@ impl Nfs {
             _ => With::Nothing,
         };
         if unlocks && holder.lock.is_none() {
-            // It waits for its first lock.
+            // It waits for its first lock, or is to have it made anew.
+            volume.locks.lock().set(at, (lock.start, lock.end), None);
             if let Op::Lock(call) = self.finish(handle) {
                 call.reply.ok(());
             }

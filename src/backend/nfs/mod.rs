@@ -22,7 +22,8 @@
 //! for ([`revoked`]).
 //!
 //! What is on another server shows as a referral. Where a table allows that server, it is followed ([`referral`]): then
-//! several of these clients make up one name space ([`namespace`]), each with a volume of its own. A host that mounts other
+//! several of these clients make up one name space ([`namespace`]), each with a volume of its own. There the file system that is
+//! mounted is followed to, too, when it moves while it is in use ([`migrate`]). A host that mounts other
 //! file systems where it meets them (FUSE_SUBMOUNTS) is told of these, and of other file systems of one server.
 //!
 //! It never blocks, never allocates after start, and no answer of a server makes it panic. A restart of the server
@@ -40,6 +41,7 @@ mod copy;
 #[cfg(feature = "tls")]
 mod disagreement;
 mod filesystem;
+mod fit;
 mod fragments;
 mod halfway;
 mod idmap;
@@ -50,6 +52,7 @@ mod link;
 mod lock_table;
 mod locks;
 mod meta;
+mod migrate;
 mod namespace;
 mod op;
 mod path;
@@ -58,6 +61,7 @@ mod referral;
 mod relock;
 mod revoked;
 mod roots;
+mod search;
 #[cfg(feature = "std")]
 pub mod served;
 mod slots;
@@ -67,6 +71,7 @@ mod starttls;
 mod trunking;
 mod uncommitted;
 mod volume;
+mod whereabouts;
 mod wire;
 mod xattr;
 

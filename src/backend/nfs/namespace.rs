@@ -151,7 +151,8 @@ impl Namespace {
         for from in 0..self.members.len() {
             let border = &mut self.members[from].client.border;
             let wanted = core::mem::take(&mut border.wanted);
-            if wanted == 0 && border.leaving.is_empty() && border.synced.is_empty() {
+            let idle = border.leaving.is_empty() && border.returning.is_empty();
+            if wanted == 0 && idle && border.synced.is_empty() {
                 continue;
             }
             any = true;
@@ -165,6 +166,11 @@ impl Namespace {
                 if let Some(member) = self.members.get_mut(to) {
                     member.client.walk(crossing);
                     member.client.poll(self.now);
+                }
+            }
+            while let Some(back) = self.members[from].client.border.returning.pop_front() {
+                if let Some(member) = self.members.get_mut(usize::from(back.client())) {
+                    member.client.came_back(back);
                 }
             }
             while let Some(reply) = self.members[from].client.border.synced.pop_front() {

@@ -14,6 +14,7 @@ use crate::wire::rpc::Credentials;
 use super::copy::CopyCall;
 use super::locks::LockCall;
 use super::path::{MAX_PATH, Path};
+use super::referral::Origin;
 use super::revoked::Probe;
 use super::volume::{OpenFile, Silly};
 
@@ -170,14 +171,20 @@ pub enum Op {
     Renew,
     /// A state is asked after.
     Probe(Probe),
+    /// Whether the export is still here is asked: by its root's handle, or by so many names of its path.
+    Whither(Option<u8>),
     /// Where a file system is that is not here.
     Locate {
-        /// Answer to the lookup that met it, unless that was given up.
+        /// Answer to the lookup that met it, unless that was given up or is with another client.
         reply: Option<Reply<Entry>>,
         /// Referrals so far.
         hops: u8,
         /// Names of the task's path that lead to it; zero for the task's name in its directory.
         walked: u8,
+        /// Locations that were reached and refuse, a bit each, and what the last said.
+        refused: (u32, Errno),
+        /// Who has more locations.
+        origin: Option<Origin>,
     },
     /// The task's path is looked up, to which another server led.
     Walk {
@@ -185,6 +192,8 @@ pub enum Op {
         reply: Option<Reply<Entry>>,
         /// Referrals so far.
         hops: u8,
+        /// Who has more locations.
+        origin: Option<Origin>,
     },
 }
 
@@ -268,12 +277,18 @@ pub struct Task {
     pub asked: Instant,
     /// How often it was delayed.
     pub tries: u32,
+    /// The server says that its file system moved, and it waits until that is looked into.
+    pub strays: bool,
     /// Node that it is about.
     pub node: u64,
     /// Content kept before this number is what a COMMIT is about.
     pub upto: u64,
     /// Bytes of a directory's answer that are there: "." and "..".
     pub filled: usize,
+    /// Cookie from which on a directory is asked for.
+    pub cookie: u64,
+    /// Cookie that is looked for in it from the start; zero for none.
+    pub sought: u64,
 }
 
 impl Op {
@@ -325,7 +340,8 @@ impl Op {
             | Self::Sweep
             | Self::Reopen
             | Self::Renew
-            | Self::Probe(_) => {}
+            | Self::Probe(_)
+            | Self::Whither(_) => {}
         }
     }
 }

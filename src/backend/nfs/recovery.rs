@@ -11,8 +11,9 @@
 
 use crate::mem::{Pinned, hash_bytes};
 use crate::sys::time::Instant;
+use crate::wire::errno::Errno;
 use crate::wire::nfs4::{
-    AttrRequest, ChannelSize, Class, Compound, Created, Exchanged, Handle, OpenClaim, OpenHow,
+    AttrRequest, ChannelSize, Class, Compound, Created, Exchanged, FileAttr, Handle, OpenHow,
     Results, ServerOwner, Status,
 };
 use crate::wire::rpc::Denied;
@@ -23,7 +24,8 @@ use super::commit::commit_call;
 use super::instance::{FILE_SYNC, Nfs};
 use super::leave::Leaving;
 use super::link::{ASK, REWRITE, State};
-use super::relock::Relock;
+use super::relock::{Relock, claim};
+use super::search::arrive_call;
 use super::slots::MAX_SLOTS;
 use super::uncommitted::Record;
 use super::volume::OpenFile;
@@ -71,6 +73,8 @@ pub enum Ask {
     Rewrite(Record, usize),
     /// Where the export is: for a mount.
     Root,
+    /// Whether the export is here, or where it is: when it moved.
+    Arrive,
     /// To forget the session.
     EndSession,
     /// To forget the client.
@@ -137,6 +141,9 @@ impl Nfs {
                         return;
                     }
                     standing.taken = true;
+                    if self.looks() {
+                        self.begin_elsewhere(&mut standing);
+                    }
                     standing.client.is_some()
                 };
                 self.phase = Phase::Setup;
@@ -159,6 +166,7 @@ impl Nfs {
             Ask::Rewrite(record, _) => self.user(record.user()),
             _ => self.machine(),
         };
+        let further = self.further();
         let link = &mut self.links[at];
         let mut payload = 0;
         let call = Compound::new(link.ask_buffer, minor, b"dpfs", &who);
@@ -190,14 +198,14 @@ impl Nfs {
                     access: file.access,
                     owner: file.owner,
                 };
-                call.sequence(true).putfh(&file.handle).open(
-                    0,
-                    &how,
-                    &Created::No,
-                    &OpenClaim::Previous,
-                )
+                let call = call.sequence(true).putfh(&file.handle);
+                let call = call.open(0, &how, &Created::No, &claim(standing.anew));
+                match standing.anew {
+                    true => call.getattr(&AttrRequest::STAT),
+                    false => call,
+                }
             }
-            Ask::Relock(relock) => relock.call(call),
+            Ask::Relock(relock) => relock.call(call, standing.anew),
             Ask::Complete => call.sequence(true).reclaim_complete(),
             Ask::Check(record) => commit_call(call, &record.handle),
             Ask::Rewrite(record, len) => {
@@ -207,6 +215,7 @@ impl Nfs {
                     .putfh(&record.handle)
                     .write(place, FILE_SYNC, payload as u32)
             }
+            Ask::Arrive => arrive_call(call, volume, further),
             Ask::Root => {
                 let mut call = call.sequence(false).putrootfh();
                 let names = self.mount.split(|byte| *byte == b'/');
@@ -276,6 +285,7 @@ impl Nfs {
             Ok(results) => self.take_answer(at, &ask, results),
             Err(Malformed) => Err(Trouble::Malformed),
         };
+        let relocks = matches!(ask, Ask::Relock(_));
         let claimed = match ask {
             Ask::Claim(file) => {
                 let place = self.claimed;
@@ -289,6 +299,18 @@ impl Nfs {
                 self.links[at].proven();
                 self.go_on(at, next);
             }
+            // What is asked for anew waits for the end of a grace, and the session with it.
+            Err(Trouble::Status(Status::ERR_DELAY | Status::ERR_GRACE))
+                if (relocks || claimed.is_some()) && self.volume.standing.lock().anew =>
+            {
+                if relocks {
+                    self.relock_again();
+                } else {
+                    self.claimed = self.claimed.saturating_sub(1);
+                }
+                self.links[at].proven();
+                self.resumes = Some(self.now.after(LATER));
+            }
             Err(Trouble::Status(Status::ERR_DELAY | Status::ERR_GRACE)) => {
                 // The connection stays; what was asked is asked again from where it was.
                 if claimed.is_some() {
@@ -301,6 +323,8 @@ impl Nfs {
                 self.volume.standing.lock().forgotten();
                 self.go_on(at, Next::Exchange);
             }
+            Err(Trouble::Status(status)) if self.looks() => self.pass_over(Some(status.errno())),
+            Err(Trouble::Malformed) if self.looks() => self.pass_over(Some(Errno::EIO)),
             // A connection asked to carry a session that the server does not know any more.
             Err(Trouble::Status(status)) if self.phase == Phase::Up => {
                 self.lose_session(status.name());
@@ -348,7 +372,9 @@ impl Nfs {
                 // A server that knows us by the same number has what it had of ours.
                 if !confirmed || standing.before.take() != Some(client) {
                     standing.complete = false;
-                    self.volume.locks.lock().forget_states();
+                    if !self.looks() {
+                        self.volume.locks.lock().forget_states();
+                    }
                 }
                 // It is certain only that it may have.
                 standing.rewrite = true;
@@ -358,10 +384,10 @@ impl Nfs {
             }
             Ask::Create => {
                 let made = ok(results.create_session())?;
-                let complete = {
+                let anew = {
                     let mut standing = self.volume.standing.lock();
                     standing.sequence = standing.sequence.wrapping_add(1);
-                    standing.complete
+                    standing.anew
                 };
                 (self.session, self.called) = (made.session, 0);
                 self.slots
@@ -372,8 +398,12 @@ impl Nfs {
                 self.links[at].state = State::Bound;
                 self.life = self.volume.locks.lock().life();
                 (self.claimed, self.relocked) = (0, 0);
-                (self.rewriting, self.checked) = ((0, 0), false);
-                Ok(if complete { Next::Rewrite } else { Next::Claim })
+                // Another server may have the verifier of the first.
+                (self.rewriting, self.checked) = ((0, 0), anew);
+                Ok(match self.looks() {
+                    true => Next::Arrive,
+                    false => self.next_claim(),
+                })
             }
             Ask::Bind => {
                 ok(results.step(crate::wire::nfs4::op::BIND_CONN_TO_SESSION))?;
@@ -391,6 +421,9 @@ impl Nfs {
                     Ok(open) => {
                         file.state.lock().stateid = open.stateid;
                         self.volume.give_back(&open, &file.handle, file.user);
+                        if self.volume.standing.lock().anew {
+                            self.check_file(file, ok(results.getattr()))?;
+                        }
                     }
                     Err(Trouble::Status(status @ (Status::ERR_DELAY | Status::ERR_GRACE))) => {
                         return Err(Trouble::Status(status));
@@ -403,10 +436,17 @@ impl Nfs {
                 }
                 Ok(Next::Claim)
             }
-            Ask::Relock(relock) => {
-                self.relocked(relock, results)?;
-                Ok(Next::Claim)
-            }
+            Ask::Relock(relock) => match self.relocked(relock, results) {
+                // They are for where that is.
+                Err(Trouble::Status(Status::ERR_MOVED)) => {
+                    self.leave_unclaimed();
+                    Ok(match self.volume.standing.lock().anew {
+                        true => Next::Rewrite,
+                        false => Next::Complete,
+                    })
+                }
+                outcome => outcome.map(|()| Next::Claim),
+            },
             Ask::Complete => {
                 ok(results.sequence())?;
                 self.slots.give(0, true);
@@ -415,7 +455,10 @@ impl Nfs {
                     Err(trouble) => return Err(trouble),
                 }
                 self.volume.standing.lock().complete = true;
-                Ok(Next::Rewrite)
+                Ok(match self.volume.standing.lock().anew {
+                    true => Next::Claim,
+                    false => Next::Rewrite,
+                })
             }
             Ask::Check(record) => {
                 ok(results.sequence())?;
@@ -447,6 +490,11 @@ impl Nfs {
                             self.rewriting = (number + 1, 0);
                         }
                     }
+                    // It is still kept, for where that is.
+                    Err(Trouble::Status(Status::ERR_MOVED)) if self.may_move() => {
+                        self.suspect_move();
+                        return Ok(Next::Root);
+                    }
                     Err(Trouble::Status(status)) if status.class() != Class::Later => {
                         crate::log::warn!("nfs: content from byte {} is refused", skip);
                         let errno = status.errno();
@@ -455,6 +503,11 @@ impl Nfs {
                     Err(trouble) => return Err(trouble),
                 }
                 Ok(Next::Rewrite)
+            }
+            Ask::Arrive => {
+                ok(results.sequence())?;
+                self.slots.give(0, true);
+                self.arrived(results)
             }
             Ask::Root => {
                 ok(results.sequence())?;
@@ -483,6 +536,48 @@ impl Nfs {
         }
     }
 
+    /// Say what comes behind a session: what the server is to know of us.
+    pub(super) fn next_claim(&self) -> Next {
+        let standing = self.volume.standing.lock();
+        match (standing.complete, standing.anew) {
+            (true, false) => Next::Rewrite,
+            (false, true) => Next::Complete,
+            (false, false) | (true, true) => Next::Claim,
+        }
+    }
+
+    /// Go on with state that the server put off.
+    pub(super) fn resume(&mut self) {
+        if self.resumes.is_none_or(|at| self.now < at) {
+            return;
+        }
+        self.resumes = None;
+        let link = &self.links[0];
+        let waits = link.state == State::Bound && matches!(link.ask, Ask::Nothing);
+        if self.phase == Phase::Setup && waits {
+            self.go_on(0, Next::Claim);
+        }
+    }
+
+    /// A file was opened at another server: it is the one that was open if it has its number.
+    fn check_file(
+        &self,
+        file: &OpenFile,
+        attr: Result<FileAttr<'_>, Trouble>,
+    ) -> Result<(), Trouble> {
+        let attr = match attr {
+            Err(Trouble::Status(status)) if status.class() != Class::Later => return Ok(()),
+            attr => attr?,
+        };
+        let known = self.volume.nodes.update(file.node, |_, node| node.fileid);
+        let same = known.is_none_or(|known| known == 0 || known == self.volume.ino(&attr));
+        if !same {
+            crate::log::warn!("nfs: an open file is another one there");
+            file.state.lock().lost = Some(Errno::ESTALE);
+        }
+        Ok(())
+    }
+
     /// Write the next of what the server forgot.
     fn rewrite(&mut self, at: usize) {
         let next = match self.volume.standing.lock().rewrite {
@@ -490,7 +585,9 @@ impl Nfs {
             false => None,
         };
         let Some((number, record)) = next else {
-            self.volume.standing.lock().rewrite = false;
+            let mut standing = self.volume.standing.lock();
+            (standing.rewrite, standing.anew) = (false, false);
+            drop(standing);
             return self.go_on(at, Next::Root);
         };
         if !self.checked {
@@ -509,8 +606,13 @@ impl Nfs {
             Next::Create => self.ask(at, Ask::Create),
             Next::Claim => loop {
                 let Some((place, file)) = self.volume.files.pin_after(self.claimed) else {
-                    let relock = self.next_relock();
-                    return self.ask(at, relock.map_or(Ask::Complete, Ask::Relock));
+                    let anew = self.volume.standing.lock().anew;
+                    match self.next_relock() {
+                        Some(relock) => self.ask(at, Ask::Relock(relock)),
+                        None if anew => self.rewrite(at),
+                        None => self.ask(at, Ask::Complete),
+                    }
+                    return;
                 };
                 self.claimed = place;
                 if file.access != 0 {
@@ -518,6 +620,11 @@ impl Nfs {
                 }
                 self.unpin(file);
             },
+            Next::Complete => self.ask(at, Ask::Complete),
+            Next::Arrive => self.ask(at, Ask::Arrive),
+            Next::Elsewhere => self.go_elsewhere(),
+            Next::PassOver(why) => self.pass_over(Some(why)),
+            Next::Nowhere(why) => self.give_up_search(why),
             Next::Rewrite => self.rewrite(at),
             Next::Root if !self.mount.is_empty() && self.mounted.is_none() => {
                 self.ask(at, Ask::Root);
@@ -525,6 +632,7 @@ impl Nfs {
             Next::Root | Next::Up => {
                 self.end_setup();
                 self.phase = Phase::Up;
+                self.fit_to_session();
                 (self.mount_failed, self.border.mute) = (None, false);
                 #[cfg(feature = "tls")]
                 self.agree();
@@ -543,10 +651,20 @@ impl Nfs {
 }
 
 /// Say what comes next on the way to a session.
-enum Next {
+pub enum Next {
     Exchange,
     Create,
     Claim,
+    /// The server is told that nothing is reclaimed, before state is made anew.
+    Complete,
+    /// The present place is asked for the export.
+    Arrive,
+    /// It is looked for at the next place.
+    Elsewhere,
+    /// It is not at this one.
+    PassOver(Errno),
+    /// It is nowhere.
+    Nowhere(Errno),
     /// What the server forgot is written again.
     Rewrite,
     /// The root is asked for when it is not known.

@@ -8,9 +8,11 @@
 //!
 //! What is asked here ends with a [`Crossing`], which the [namespace](super::Namespace) carries to the other client. Of
 //! the locations that a server tells, the first is taken whose server may be followed and is reached; they are connected
-//! to one after another while none is. One that is reached and does not have the path is not passed over: what it says is
-//! the answer. A path that meets the next referral goes on from there, at most [`HOPS`] times. What moves while it is in
-//! use (MOVED for a file that is known) is `EREMOTE`, and met anew by its name.
+//! to one after another while none is. One that is reached and refuses the path is passed over while there are others: then
+//! the task that asked for them stays, to be told ([`Return`]), and what the last says is the answer. A path that meets the
+//! next referral goes on from there; at most [`HOPS`] times, those that were passed over among them. Of what moves while it is in use
+//! (MOVED for a file that is known) only the file system of the export is followed ([`migrate`](super::migrate)); the rest is
+//! `EREMOTE`, and met anew by its name. While that is at another server, nothing leads back to the one that was mounted.
 //!
 //! A host that looks a name up lets nobody change the directory meanwhile, so a lookup does not wait for ever for another
 //! server than the directory's: within `timeo`, and 10 s at most, it is answered from [`roots`](super::roots), or with
@@ -32,11 +34,13 @@ use super::recovery::Phase;
 use super::volume::NfsVolume;
 
 /// Most referrals one after another.
-const HOPS: u8 = 8;
+pub(super) const HOPS: u8 = 8;
 /// Crossings that wait to be carried to other clients, which is done each round; more are asked for again.
 const WAITING: usize = 8;
 /// Most lookups that are given up before their answers came, and whose tasks still wait for these.
 const GIVEN_UP: usize = 32;
+/// Most tasks of a client that stay for those who were sent on to locations of theirs; others wait.
+const STAYING: usize = 48;
 /// Longest wait of a lookup for another server, in nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
 
@@ -65,6 +69,31 @@ pub struct Crossing {
     pub path: Path,
     /// Referrals so far.
     pub hops: u8,
+    /// Who has more locations.
+    pub origin: Option<Origin>,
+}
+
+/// Name a task that has more locations: its client, the task, and the location that is being tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    client: u8,
+    task: TaskId,
+    which: u8,
+}
+
+/// Tell a task what became of a location of its.
+pub struct Return {
+    origin: Origin,
+    /// It refuses: the name is still to be answered, so many referrals were followed, and what it says. `None`: there is
+    /// an answer.
+    refusal: Option<(Reply<Entry>, u8, Errno)>,
+}
+
+impl Return {
+    /// Give the number of the task's client.
+    pub const fn client(&self) -> u8 {
+        self.origin.client
+    }
 }
 
 /// Stand between a client and the others of its core.
@@ -75,6 +104,8 @@ pub struct Border {
     pub wanted: u16,
     /// What is to be carried to them.
     pub leaving: heapless::Deque<Crossing, WAITING>,
+    /// What is to be carried back.
+    pub returning: heapless::Deque<Return, { 2 * STAYING }>,
     /// Who asked for all that the host wrote to be durable, which it is here: to be asked of the next.
     pub synced: heapless::Deque<Reply<()>, WAITING>,
     /// What they know.
@@ -83,6 +114,9 @@ pub struct Border {
     pub mute: bool,
 }
 
+/// No location refused yet.
+const NONE: (u32, Errno) = (0, Errno::EREMOTE);
+
 impl Border {
     /// Begin with nobody on the other side.
     pub const fn new() -> Self {
@@ -90,6 +124,7 @@ impl Border {
             sites: [Site::Asleep; MAX_CLIENTS],
             wanted: 0,
             leaving: heapless::Deque::new(),
+            returning: heapless::Deque::new(),
             synced: heapless::Deque::new(),
             volumes: &[],
             mute: false,
@@ -99,8 +134,8 @@ impl Border {
 
 /// Say what a list of locations is good for.
 enum Choice {
-    /// This client, and the path there.
-    Go(u8, Path),
+    /// This client, and the path there; which of the locations that is, and whether there are others.
+    Go(u8, Path, u8, bool),
     /// What is known of the path at this client's server.
     Recall(u8, Path),
     /// Some server may be followed, and none is reached.
@@ -110,13 +145,19 @@ enum Choice {
 }
 
 /// Go down from a server's root.
-fn down<'a, 'n>(call: Compound<'a>, names: impl Iterator<Item = &'n [u8]>) -> Compound<'a> {
+pub(super) fn down<'a, 'n>(
+    call: Compound<'a>,
+    names: impl Iterator<Item = &'n [u8]>,
+) -> Compound<'a> {
     let root = call.sequence(false).putrootfh();
     names.fold(root, |call, name| call.lookup(name))
 }
 
 /// Put together where a path leads that meets a referral behind so many of its names.
-fn path_there(location: &FsLocation<'_>, (path, passed): (&Path, usize)) -> Result<Path, Errno> {
+pub(super) fn path_there(
+    location: &FsLocation<'_>,
+    (path, passed): (&Path, usize),
+) -> Result<Path, Errno> {
     let mut there = Path::ROOT;
     for name in location.path {
         there.push(name)?;
@@ -151,7 +192,7 @@ impl Nfs {
         let mut given_up = 0;
         for (handle, task) in self.tasks.iter_mut() {
             let (reply, hops) = match &mut task.op {
-                Op::Walk { reply, hops } | Op::Locate { reply, hops, .. } => (reply, *hops),
+                Op::Walk { reply, hops, .. } | Op::Locate { reply, hops, .. } => (reply, *hops),
                 _ => continue,
             };
             if reply.is_none() {
@@ -213,11 +254,19 @@ impl Nfs {
                 reply: Some(reply),
                 hops: 0,
                 walked,
+                refused: NONE,
+                origin: None,
             },
-            Op::Walk { reply, hops } => Op::Locate {
+            Op::Walk {
+                reply,
+                hops,
+                origin,
+            } => Op::Locate {
                 reply,
                 hops,
                 walked,
+                refused: NONE,
+                origin,
             },
             other => other,
         };
@@ -237,6 +286,8 @@ impl Nfs {
             reply: Some(_),
             hops,
             walked,
+            refused,
+            ..
         } = task.op
         else {
             self.finish(handle);
@@ -257,25 +308,30 @@ impl Nfs {
         }
         let locations = ok(results.locations())?;
         if hops == HOPS {
-            self.fail(handle, Errno::ELOOP);
+            self.fail(
+                handle,
+                if refused.0 > 0 {
+                    refused.1
+                } else {
+                    Errno::ELOOP
+                },
+            );
             return Ok(());
         }
         let choice = match locations {
-            Some(locations) => self.choose(locations, rest, tries),
+            Some(locations) => self.choose(locations, rest, tries, refused),
             None => Choice::Fail(Errno::EREMOTE),
         };
         match choice {
             Choice::Fail(errno) => self.fail(handle, errno),
-            Choice::Go(client, path) if !self.border.leaving.is_full() => {
-                if let Op::Locate {
-                    reply: Some(reply), ..
-                } = self.finish(handle)
-                {
+            Choice::Go(client, path, which, more) if !self.border.leaving.is_full() => {
+                if let Some((reply, origin)) = self.send_on(handle, which, more) {
                     let _ = self.border.leaving.push_back(Crossing {
                         client,
                         reply,
                         path,
                         hops: hops + 1,
+                        origin,
                     });
                 }
             }
@@ -283,29 +339,146 @@ impl Nfs {
             Choice::Recall(client, path) => {
                 let volume = self.border.volumes[usize::from(client)];
                 if let Op::Locate {
-                    reply: Some(reply), ..
+                    reply: Some(reply),
+                    origin,
+                    ..
                 } = self.finish(handle)
                 {
                     volume.answer_from_roots(&path, reply);
+                    self.send_back(origin, None);
                 }
             }
         }
         Ok(())
     }
 
+    /// Let the lookup of a task go to a location. The task stays when it has more of them.
+    fn send_on(
+        &mut self,
+        handle: TaskId,
+        which: u8,
+        more: bool,
+    ) -> Option<(Reply<Entry>, Option<Origin>)> {
+        let stays = |op: &Op| matches!(op, Op::Locate { reply: None, .. });
+        let staying = || {
+            self.tasks
+                .iter()
+                .filter(|(_, task)| stays(&task.op))
+                .count()
+        };
+        if !more {
+            return match self.finish(handle) {
+                Op::Locate { reply, origin, .. } => Some((reply?, origin)),
+                _ => None,
+            };
+        }
+        if staying() >= STAYING {
+            self.delay(handle);
+            return None;
+        }
+        let Op::Locate { reply, .. } = &mut self.tasks.get_mut(handle)?.op else {
+            return None;
+        };
+        let reply = reply.take();
+        // Whoever does not come back was given up: then it has nothing left to do.
+        self.wait(handle, 2 * PATIENCE);
+        let origin = Origin {
+            client: self.volume.settings.tag,
+            task: handle,
+            which,
+        };
+        Some((reply?, Some(origin)))
+    }
+
+    /// Tell the task that has more locations what became of one.
+    fn send_back(&mut self, origin: Option<Origin>, refusal: Option<(Reply<Entry>, u8, Errno)>) {
+        let back = origin.map(|origin| Return { origin, refusal });
+        if let Some(Err(lost)) = back.map(|back| self.border.returning.push_back(back))
+            && let Some((reply, _, errno)) = lost.refusal
+        {
+            reply.err(errno);
+        }
+    }
+
+    /// A lookup fails that referrals led here: who has more locations tries the next.
+    pub(super) fn lookup_failed(&mut self, op: Op, errno: Errno) {
+        match op {
+            Op::Walk {
+                reply: Some(reply),
+                hops,
+                origin: origin @ Some(_),
+            }
+            | Op::Locate {
+                reply: Some(reply),
+                hops,
+                origin: origin @ Some(_),
+                ..
+            } => self.send_back(origin, Some((reply, hops, errno))),
+            op => op.fail(errno),
+        }
+    }
+
+    /// Hear what became of a location.
+    pub(super) fn came_back(&mut self, back: Return) {
+        let Return { origin, refusal } = back;
+        let task = self.tasks.get_mut(origin.task);
+        let stays = task.and_then(|task| match (&mut task.op, task.place) {
+            (
+                Op::Locate {
+                    reply: reply @ None,
+                    hops,
+                    refused,
+                    ..
+                },
+                Place::Delayed(_),
+            ) => Some((reply, hops, refused, &mut task.tries)),
+            _ => None,
+        });
+        match (stays, refusal) {
+            (Some(_), None) => drop(self.finish(origin.task)),
+            (Some((reply, hops, refused, tries)), Some((its, followed, errno))) => {
+                (*reply, *hops, *tries) = (Some(its), followed, 0);
+                *refused = (refused.0 | 1 << origin.which, errno);
+                self.delayed -= 1;
+                self.make_ready(origin.task);
+            }
+            (None, Some((reply, _, errno))) => reply.err(errno),
+            (None, None) => {}
+        }
+    }
+
     /// Choose among locations; `rest` is what of the path is behind the referral. Locations are wanted in their order: one
-    /// more with each try.
-    fn choose(&mut self, locations: FsLocations<'_>, rest: (&Path, usize), tries: u32) -> Choice {
+    /// more with each try. Those that refused are left out.
+    fn choose(
+        &mut self,
+        locations: FsLocations<'_>,
+        rest: (&Path, usize),
+        tries: u32,
+        refused: (u32, Errno),
+    ) -> Choice {
         let volume = self.volume;
-        let (mut failed, mut kept) = (None, None);
+        let mut failed = (refused.0 > 0).then_some(refused.1);
+        let (mut kept, mut go) = (None, None);
         let (mut away, mut stranger) = (0, None);
+        let mut next = 0;
         for location in locations {
             for server in location.servers {
                 let Some(client) = volume.client_of(server) else {
                     stranger = stranger.or(Some(server));
                     continue;
                 };
+                let which = next;
+                next += 1;
+                if which < u32::BITS && refused.0 & 1 << which != 0 {
+                    continue;
+                }
                 let at = usize::from(client);
+                let home = self.border.volumes.get(at);
+                if home.is_some_and(|there| there.whereabouts.home() != client) {
+                    // Its client is at another server now.
+                    failed = failed.or(Some(Errno::EREMOTE));
+                    continue;
+                }
                 let path = match path_there(&location, rest) {
                     Ok(path) => path,
                     Err(errno) => {
@@ -313,11 +486,19 @@ impl Nfs {
                         continue;
                     }
                 };
+                let site = self.border.sites[at];
+                if let Some((client, path, which)) = go.take() {
+                    if matches!(site, Site::Refused(_)) {
+                        go = Some((client, path, which));
+                        continue;
+                    }
+                    return Choice::Go(client, path, which as u8, which < u32::BITS);
+                }
                 let knows = |volumes: &[&NfsVolume]| {
                     volumes.get(at).is_some_and(|there| there.knows_root(&path))
                 };
-                match self.border.sites[at] {
-                    Site::Reached => return Choice::Go(client, path),
+                match site {
+                    Site::Reached => go = Some((client, path, which)),
                     Site::Refused(errno) => failed = failed.or(Some(errno)),
                     Site::Away if knows(self.border.volumes) => {
                         return Choice::Recall(client, path);
@@ -335,6 +516,9 @@ impl Nfs {
                 }
             }
         }
+        if let Some((client, path, which)) = go {
+            return Choice::Go(client, path, which as u8, false);
+        }
         if away > 0 {
             return Choice::Wait;
         }
@@ -347,10 +531,18 @@ impl Nfs {
     /// Look a path up from the server's root on, as a mount does: in the machine's name.
     pub(super) fn walk(&mut self, crossing: Crossing) {
         let Crossing {
-            reply, path, hops, ..
+            reply,
+            path,
+            hops,
+            origin,
+            ..
         } = crossing;
-        let reply = Some(reply);
-        let (op, user) = (Op::Walk { reply, hops }, self.machine());
+        let op = Op::Walk {
+            reply: Some(reply),
+            hops,
+            origin,
+        };
+        let user = self.machine();
         let begun = self.start(op, user, None, With::Nothing, |call| {
             with_attributes(down(call, path.names()))
         });
@@ -386,11 +578,14 @@ impl Nfs {
         };
         let path = self.args[handle.index as usize].path();
         let Op::Walk {
-            reply: Some(reply), ..
+            reply: Some(reply),
+            origin,
+            ..
         } = self.finish(handle)
         else {
             return Ok(());
         };
+        self.send_back(origin, None);
         match self.volume.entry(file, &attr, reply.epoch()) {
             // The host takes its root nowhere else.
             Ok(entry) if entry.node.0 == self.volume.nodes.root() => reply.err(Errno::ELOOP),

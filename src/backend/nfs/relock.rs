@@ -4,7 +4,7 @@
 //! was taken fail with `EIO` until they are closed, as under Linux' `NFS_LOCK_LOST`. It is not taken anew.
 
 use crate::mem::Handle as Place;
-use crate::wire::nfs4::{Class, Compound, OpenClaim, Results, op};
+use crate::wire::nfs4::{Class, Compound, OpenClaim, Results, Status, op};
 use crate::wire::rpc::Credentials;
 
 use super::answer::{Trouble, ok};
@@ -26,23 +26,36 @@ impl Relock {
     }
 
     /// Write the call: the holder's open comes first, in a call of its own, since not every server lets LOCK name the open of
-    /// the same compound.
-    pub fn call<'a>(&self, call: Compound<'a>) -> Compound<'a> {
+    /// the same compound. `anew`: the server never knew of it.
+    pub fn call<'a>(&self, call: Compound<'a>, anew: bool) -> Compound<'a> {
         let Self { holder, range, .. } = self;
         let call = call.sequence(true).putfh(&holder.handle);
         let Some(open) = holder.open else {
-            return open_for(call, holder, holder.access, &OpenClaim::Previous);
+            return open_for(call, holder, holder.access, &claim(anew));
         };
         let bytes = Range::on_wire(range.start, range.end);
         let kind = kind(range.write, false);
         match holder.lock {
-            Some(lock) => call.lock_more(kind, true, bytes, &lock.newest()),
-            None => call.lock_new(kind, true, bytes, &open.newest(), holder.number),
+            Some(lock) => call.lock_more(kind, !anew, bytes, &lock.newest()),
+            None => call.lock_new(kind, !anew, bytes, &open.newest(), holder.number),
         }
     }
 }
 
+/// Say how something is opened that was open at the server before, or at another one.
+pub const fn claim(anew: bool) -> OpenClaim<'static> {
+    match anew {
+        true => OpenClaim::Current,
+        false => OpenClaim::Previous,
+    }
+}
+
 impl Nfs {
+    /// Ask for the present range once more.
+    pub(super) fn relock_again(&mut self) {
+        self.relocked = self.relocked.saturating_sub(1);
+    }
+
     /// Give the next range that is to be asked for again, or its holder's open.
     pub(super) fn next_relock(&mut self) -> Option<Relock> {
         let locks = self.volume.locks.lock();
@@ -75,6 +88,9 @@ impl Nfs {
                     (holder.open, holder.lock) = (Some(open), lock);
                 }
                 Ok(())
+            }
+            Err(Trouble::Status(Status::ERR_MOVED)) if self.may_move() => {
+                Err(Trouble::Status(Status::ERR_MOVED))
             }
             Err(Trouble::Status(status)) if status.class() != Class::Later => {
                 crate::log::info!("nfs: a lock cannot be reclaimed: {}", status.name());

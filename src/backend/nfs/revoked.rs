@@ -39,6 +39,7 @@ impl Nfs {
         }
         self.restarted = restarted;
         self.revoked |= flags & SequenceResult::REVOKED != 0;
+        self.note_move(flags);
     }
 
     /// Do what [`Self::note_flags`] noted. True when there was something.

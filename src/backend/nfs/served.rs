@@ -142,6 +142,7 @@ fn referred(
 ) -> Result<&'static NfsVolume, String> {
     let settings = Settings {
         tag,
+        export: "/",
         referrals,
         owners: names(&config.owners),
         groups: names(&config.groups),
@@ -197,6 +198,7 @@ fn open_with(
         found.map_err(|refusal| refusal.to_string())
     });
     let settings = Settings {
+        export: Box::leak(config.export.clone().into_boxed_str()),
         referrals,
         owners: names(&config.owners),
         groups: names(&config.groups),
@@ -257,6 +259,7 @@ fn settings(
         security,
         minor,
         tag: 0,
+        export: "/",
         referrals: &[],
         owners: Names::default(),
         groups: Names::default(),

@@ -12,6 +12,7 @@ use super::known::Known;
 use super::lock_table::LockTable;
 use super::roots::Roots;
 use super::uncommitted::Uncommitted;
+use super::whereabouts::Whereabouts;
 use super::wire::Security;
 use crate::fuse::{Entry, Fh, NodeId, Volume};
 use crate::mem::{
@@ -69,6 +70,8 @@ pub struct Settings {
     pub security: Security,
     /// Number of the server's client among those of the device, zero for that of the server that is mounted.
     pub tag: u8,
+    /// Path of the export at the server.
+    pub export: &'static str,
     /// Servers that its referrals are followed to, by all their names. Empty: they are not followed.
     pub referrals: &'static [Referral],
     /// Minor version of NFSv4, 1 or 2; `None` for 2, or 1 where the server has no 2.
@@ -173,6 +176,8 @@ pub struct Standing {
     pub complete: bool,
     /// The server may have forgotten content that is kept: it is to be written again before anything else.
     pub rewrite: bool,
+    /// The server never knew of our state: it is made anew, not reclaimed, and all content is written again.
+    pub anew: bool,
 }
 
 impl Standing {
@@ -216,7 +221,9 @@ pub struct NfsVolume {
     pub(super) told: Mutex<heapless::Vec<u64, TOLD>>,
     /// Directories that referrals led to.
     pub(super) roots: Mutex<Roots>,
-    root_fsid: (u64, u64),
+    /// Where the file system of the export is.
+    pub(super) whereabouts: Whereabouts,
+    root_fsid: [AtomicU64; 2],
     counter: AtomicU64,
 }
 
@@ -225,6 +232,9 @@ const LEFTOVERS: u32 = 1024;
 
 /// Most cores that watch their connections without system calls.
 const MAX_WATCHES: usize = 16;
+
+/// Mark of the export's file system; others have odd ones.
+const HOME: u32 = 2;
 
 /// Length of a silly name.
 pub const SILLY_LEN: usize = 4 + 24;
@@ -248,11 +258,12 @@ impl NfsVolume {
             fileid,
             change: 0,
             opens: 0,
-            fs: fs_mark(fsid),
+            fs: if fsid == (0, 0) { 0 } else { HOME },
             silly: None,
             unsaid: None,
         };
         let (known, tag) = (Known::new(settings.minor), settings.tag);
+        let whereabouts = Whereabouts::new(tag, settings.export);
         let volume = Self {
             settings,
             known,
@@ -274,7 +285,8 @@ impl NfsVolume {
             submounts: AtomicBool::new(false),
             told: Mutex::new(heapless::Vec::new()),
             roots: Mutex::new(Roots::default()),
-            root_fsid: fsid,
+            whereabouts,
+            root_fsid: [fsid.0, fsid.1].map(AtomicU64::new),
             counter: AtomicU64::new(1),
         };
         Ok(arena.place(volume)?)
@@ -441,7 +453,7 @@ impl NfsVolume {
     /// A directory stands in one whose file system has this mark: where its own is another, and the host mounts such ones,
     /// make it one of its own.
     pub(super) fn mark_crossing(&self, entry: &mut Entry, found: &FileAttr<'_>, above: u32) {
-        let own = fs_mark(found.fsid);
+        let own = self.fs_mark(found.fsid);
         let crosses = found.kind == FileKind::Directory && own != above && own != 0 && above != 0;
         if crosses && self.submounts() {
             entry.attr.flags |= ATTR_SUBMOUNT;
@@ -453,11 +465,35 @@ impl NfsVolume {
         self.nodes.update(node, |_, node| node.fs).unwrap_or(0)
     }
 
+    /// Tell whether a file system is that of the export.
+    fn is_home(&self, fsid: (u64, u64)) -> bool {
+        let [major, minor] = &self.root_fsid;
+        fsid == (major.load(Ordering::Relaxed), minor.load(Ordering::Relaxed))
+    }
+
+    /// The file system of the export has this number from now on.
+    pub(super) fn set_root_fsid(&self, fsid: (u64, u64)) {
+        let [major, minor] = &self.root_fsid;
+        major.store(fsid.0, Ordering::Relaxed);
+        minor.store(fsid.1, Ordering::Relaxed);
+    }
+
+    /// Tell file systems of the server apart; zero for one that the server does not tell. That of the export keeps its mark
+    /// when it moves.
+    fn fs_mark(&self, fsid: (u64, u64)) -> u32 {
+        let mark = (fsid.0 ^ fsid.1.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        match fsid {
+            (0, 0) => 0,
+            _ if self.is_home(fsid) => HOME,
+            _ => (mark >> 32) as u32 | 1,
+        }
+    }
+
     /// Give the inode number that the host sees.
     pub(super) fn ino(&self, found: &FileAttr<'_>) -> u64 {
         let server = u64::from(self.settings.tag);
         let fsid = found.fsid;
-        if server == 0 && (fsid == self.root_fsid || fsid == (0, 0)) {
+        if server == 0 && (self.is_home(fsid) || fsid == (0, 0)) {
             return found.fileid;
         }
         let mark = fsid.0 ^ fsid.1.rotate_left(17) ^ server.rotate_right(8);
@@ -479,7 +515,7 @@ impl NfsVolume {
             fileid: 0,
             change: found.change,
             opens: 0,
-            fs: fs_mark(found.fsid),
+            fs: self.fs_mark(found.fsid),
             silly: None,
             unsaid: None,
         };
@@ -679,15 +715,6 @@ impl NfsVolume {
             silly,
             silly && name[4..12] == own[4..12] && name[12..20] != own[12..20],
         )
-    }
-}
-
-/// Tell file systems of a server apart; zero for one that the server does not tell.
-fn fs_mark(fsid: (u64, u64)) -> u32 {
-    let mark = (fsid.0 ^ fsid.1.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    match fsid {
-        (0, 0) => 0,
-        _ => (mark >> 32) as u32 | 1,
     }
 }
 

@@ -15,6 +15,8 @@ const COMPONENTS: u32 = 512;
 /// Hold the locations of a file system, in the server's order.
 #[derive(Clone, Copy, Debug)]
 pub struct FsLocations<'a> {
+    /// Components of the path of the file system's root at the server that was asked. None of them was looked into.
+    pub root: Strings<'a>,
     left: u32,
     input: Decoder<'a>,
 }
@@ -69,14 +71,15 @@ impl<'a> FsLocation<'a> {
 }
 
 impl<'a> FsLocations<'a> {
-    /// Read the attribute's value. What the server calls the path of the file system here is left out: who asked knows it.
+    /// Read the attribute's value.
     ///
     /// # Errors
     /// [`Malformed`]; also for more than 256 locations or names of one, or a path of more than 512 components.
     pub fn decode(input: &mut Decoder<'a>) -> Result<Self> {
-        Strings::decode(input, COMPONENTS)?;
+        let root = Strings::decode(input, COMPONENTS)?;
         let left = input.count(MOST)?;
         let locations = Self {
+            root,
             left,
             input: *input,
         };
@@ -129,6 +132,7 @@ mod tests {
         let mut input = Decoder::new(&bytes);
         let mut found = FsLocations::decode(&mut input).unwrap();
         assert_eq!(input.rest(), b"");
+        assert!(found.root.eq([&b"a"[..]]));
         let first = found.next().unwrap();
         assert!(first.servers.eq([&b"one"[..], b"two"]));
         assert!(first.path.eq([&b"x"[..], b"yz"]));

@@ -37,6 +37,7 @@ fn results(input: Decoder<'_>) -> usize {
 
 /// Walk through all that locations hold, which is sound by now.
 fn walk(locations: FsLocations<'_>) {
+    assert!(locations.root.count() <= 512);
     for location in locations {
         for name in location.servers.chain(location.path) {
             assert!(name.len() <= MAX_OPAQUE);

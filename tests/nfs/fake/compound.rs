@@ -190,6 +190,9 @@ impl Server {
         let [sequence, slot] = [input.u32()?, input.u32()?];
         let found = self.sessions.sessions.get_mut(&session);
         let found = found.ok_or(Refused(Status::ERR_BADSESSION))?;
+        if record.len() > self.sessions.max_request as usize {
+            return Err(Refused(Status::ERR_REQ_TOO_BIG));
+        }
         if count > found.operations {
             return Err(Refused(Status::ERR_TOO_MANY_OPS));
         }

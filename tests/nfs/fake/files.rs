@@ -360,8 +360,14 @@ impl Server {
     }
 }
 
-/// Lay out locations (`fs_locations4`): names of servers, and a path on them.
+/// Lay out locations (`fs_locations4`): names of servers, and a path on them. What the server says of its own path is wrong,
+/// as it is with some.
 pub fn locations(places: &[(&[&str], &str)]) -> Vec<u8> {
+    locations_of("here", places)
+}
+
+/// Lay out locations of a file system whose root has this path here.
+pub fn locations_of(root: &str, places: &[(&[&str], &str)]) -> Vec<u8> {
     fn strings<'a>(out: &mut Vec<u8>, strings: impl Iterator<Item = &'a str>) {
         let strings: Vec<_> = strings.collect();
         out.extend((strings.len() as u32).to_be_bytes());
@@ -372,7 +378,7 @@ pub fn locations(places: &[(&[&str], &str)]) -> Vec<u8> {
         }
     }
     let mut out = Vec::new();
-    strings(&mut out, ["here"].into_iter());
+    strings(&mut out, root.split('/').filter(|name| !name.is_empty()));
     out.extend((places.len() as u32).to_be_bytes());
     for (servers, path) in places {
         strings(&mut out, servers.iter().copied());

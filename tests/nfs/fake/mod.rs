@@ -71,6 +71,16 @@ impl Server {
         self.tree.node(directory).unwrap().moved = Some(locations);
     }
 
+    /// Have all that is at a path, and below it, elsewhere from now on; or here again.
+    pub fn move_away(&mut self, path: &str, locations: Option<&[u8]>) {
+        let mut left = vec![self.directory(path)];
+        while let Some(number) = left.pop() {
+            let node = self.tree.node(number).unwrap();
+            node.moved = locations.map(<[u8]>::to_vec);
+            left.extend(node.children.values());
+        }
+    }
+
     /// Find a directory, or make it and what leads to it; gives its number.
     pub fn directory(&mut self, path: &str) -> u64 {
         let names = path.split('/').filter(|name| !name.is_empty());

@@ -43,7 +43,9 @@ pub struct Sessions {
     pub clients: HashMap<u64, Client>,
     pub sessions: HashMap<SessionId, Session>,
     next: u64,
-    /// Largest answer of a session that is made.
+    /// Largest call of a session that is made.
+    pub max_request: u32,
+    /// Largest answer of one.
     pub max_response: u32,
     /// Most operations of a call of one.
     pub max_operations: u32,
@@ -56,6 +58,7 @@ impl Sessions {
             clients: HashMap::new(),
             sessions: HashMap::new(),
             next: 1,
+            max_request: 2 << 20,
             max_response: 2 << 20,
             max_operations: 100,
         }
@@ -140,7 +143,14 @@ impl Sessions {
         out.u32(0);
         for most in [SLOTS.min(words[5]), 1] {
             out.u32(0);
-            for word in [2 << 20, self.max_response, 8192, operations, most, 0] {
+            for word in [
+                self.max_request,
+                self.max_response,
+                8192,
+                operations,
+                most,
+                0,
+            ] {
                 out.u32(word);
             }
         }

@@ -30,11 +30,14 @@ pub struct Node {
 }
 
 /// Hold them all.
+#[derive(Clone)]
 pub struct Tree {
     nodes: HashMap<u64, Node>,
     last: u64,
     /// Part of every handle; another one makes those that were given stale.
     pub generation: u32,
+    /// When handles end (`FH4_*`).
+    pub expires: u32,
 }
 
 impl Tree {
@@ -44,6 +47,7 @@ impl Tree {
             nodes: HashMap::new(),
             last: 0,
             generation: 1,
+            expires: 0,
         };
         tree.add(FileKind::Directory, 0o755, ROOT_NUMBER);
         tree
@@ -71,6 +75,11 @@ impl Tree {
     pub fn node(&mut self, number: u64) -> Result<&mut Node, Refused> {
         let found = self.nodes.get_mut(&number);
         found.ok_or(Refused(Status::ERR_STALE))
+    }
+
+    /// Take an object away, whatever names it has.
+    pub fn take(&mut self, number: u64) -> Option<Node> {
+        self.nodes.remove(&number)
     }
 
     /// Find a directory.
@@ -197,7 +206,8 @@ impl Tree {
                 }
                 attr::LEASE_TIME => out.u32(LEASE),
                 attr::RDATTR_ERROR if node.moved.is_some() => out.u32(Status::ERR_MOVED.0),
-                attr::FH_EXPIRE_TYPE | attr::RDATTR_ERROR => out.u32(0),
+                attr::FH_EXPIRE_TYPE => out.u32(self.expires),
+                attr::RDATTR_ERROR => out.u32(0),
                 attr::FS_LOCATIONS => match &node.moved {
                     Some(locations) => locations.chunks(4).for_each(|word| out.fixed(word)),
                     // No path here, and no other place.
