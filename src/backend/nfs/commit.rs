@@ -19,6 +19,13 @@ pub(super) fn commit_call<'a>(call: Compound<'a>, file: &Handle) -> Compound<'a>
     call.sequence(false).putfh(file).commit(0, 0)
 }
 
+/// Tell one life of the servers that had the file system from all others: by what the server of now says, and by how often
+/// one was left, as seen by the core that asked. Two servers may have the same verifier, and a core may hear of the first
+/// when another has found the second.
+fn life_of(departures: u32, verifier: &Verifier) -> Verifier {
+    (u64::from_ne_bytes(*verifier) ^ u64::from(departures)).to_ne_bytes()
+}
+
 impl Nfs {
     /// Say how a WRITE begins. What is newer than something that is kept has to be kept, too, behind it.
     pub(super) fn stage(&self, node: u64, sync: bool) -> Stage {
@@ -77,6 +84,7 @@ impl Nfs {
             Credentials::None => [0, 0],
         };
         let at = *offset + *done as u64;
+        let verifier = life_of(self.search.departures, &verifier);
         let record = Record::new(file.node, file.handle, owner, (at, took as u32), verifier);
         let same = kept.keep(record, *count, |first, second| {
             // As many bytes as the WRITE had are there.
@@ -92,6 +100,11 @@ impl Nfs {
         }
     }
 
+    /// Tell one life of the servers that had the file system from all others.
+    pub(super) fn life_of(&self, verifier: &Verifier) -> Verifier {
+        life_of(self.search.departures, verifier)
+    }
+
     /// The server started anew, and forgot what it had not made durable.
     fn server_forgot(&mut self) {
         self.volume.standing.lock().rewrite = true;
@@ -101,6 +114,7 @@ impl Nfs {
     /// A COMMIT was answered. False when the server forgot what it was about: that is written again, and then the task
     /// is to be sent again.
     pub(super) fn committed(&mut self, handle: TaskId, verifier: &Verifier) -> bool {
+        let verifier = &self.life_of(verifier);
         let Some(task) = self.tasks.get(handle) else {
             return true;
         };

@@ -175,7 +175,7 @@ impl Nfs {
         let (step, count, commits) = (copy.step, copy.count(), copy.commits);
         ok(results.step(op::PUTFH))?;
         if let Step::Commit(count, life) = step {
-            if ok(results.commit())? == life {
+            if self.life_of(&ok(results.commit())?) == life {
                 self.copied(handle, count);
             } else {
                 self.copy_on(handle, Step::Copy);
@@ -219,7 +219,10 @@ impl Nfs {
         if stability.durable || took == 0 {
             self.copied(handle, took);
         } else {
-            self.copy_on(handle, Step::Commit(took, stability.verifier));
+            self.copy_on(
+                handle,
+                Step::Commit(took, self.life_of(&stability.verifier)),
+            );
         }
         Ok(())
     }

@@ -78,22 +78,9 @@ impl Nfs {
 
     /// The server says of something known that its file system moved: the task waits until that is looked into.
     pub(super) fn stray(&mut self, handle: TaskId) {
-        let args = self.args[handle.index as usize];
-        let Some(task) = self.tasks.get_mut(handle) else {
+        // The directory itself moved, not what the name stands for.
+        if !self.look_up_again(handle) {
             return;
-        };
-        if let Op::Locate { reply, .. } = &mut task.op
-            && let Some(reply) = reply.take()
-        {
-            // The directory itself moved, not what the name stands for.
-            task.op = Op::Lookup(reply);
-            let built = self.build(handle, With::Nothing, 0, |call| {
-                let call = call.sequence(false).putfh(&args.handles[0]);
-                with_attributes(call.lookup(args.name(0)))
-            });
-            if !built {
-                return;
-            }
         }
         if let Some(errno) = self.volume.whereabouts.lost(self.now) {
             return self.strand(handle, errno);
@@ -103,6 +90,38 @@ impl Nfs {
         }
         self.search.suspects = true;
         self.delay(handle);
+    }
+
+    /// A task that asks where a name leads looks it up after all: what was said of the name was said of its directory. False
+    /// when the task has ended.
+    fn look_up_again(&mut self, handle: TaskId) -> bool {
+        let args = self.args[handle.index as usize];
+        let Some(task) = self.tasks.get_mut(handle) else {
+            return false;
+        };
+        let reply = match &mut task.op {
+            Op::Locate { reply, .. } => reply.take(),
+            _ => None,
+        };
+        let Some(reply) = reply else { return true };
+        task.op = Op::Lookup(reply);
+        self.build(handle, With::Nothing, 0, |call| {
+            let call = call.sequence(false).putfh(&args.handles[0]);
+            with_attributes(call.lookup(args.name(0)))
+        })
+    }
+
+    /// The server is left: whoever was about to ask it where a name leads looks the name up at the other one.
+    pub(super) fn look_up_elsewhere(&mut self) {
+        let asks = |op: &Op| matches!(op, Op::Locate { reply, walked, .. } if reply.is_some() && *walked == 0);
+        loop {
+            let mut tasks = self.tasks.iter();
+            let Some((handle, _)) = tasks.find(|(_, task)| asks(&task.op)) else {
+                return;
+            };
+            drop(tasks);
+            self.look_up_again(handle);
+        }
     }
 
     /// A task cannot follow its file system.

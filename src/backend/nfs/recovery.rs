@@ -384,11 +384,9 @@ impl Nfs {
             }
             Ask::Create => {
                 let made = ok(results.create_session())?;
-                let anew = {
-                    let mut standing = self.volume.standing.lock();
-                    standing.sequence = standing.sequence.wrapping_add(1);
-                    standing.anew
-                };
+                let mut standing = self.volume.standing.lock();
+                standing.sequence = standing.sequence.wrapping_add(1);
+                drop(standing);
                 (self.session, self.called) = (made.session, 0);
                 self.slots
                     .begin(made.fore.max_requests.min(self.tasks.capacity()));
@@ -398,8 +396,7 @@ impl Nfs {
                 self.links[at].state = State::Bound;
                 self.life = self.volume.locks.lock().life();
                 (self.claimed, self.relocked) = (0, 0);
-                // Another server may have the verifier of the first.
-                (self.rewriting, self.checked) = ((0, 0), anew);
+                (self.rewriting, self.checked) = ((0, 0), false);
                 Ok(match self.looks() {
                     true => Next::Arrive,
                     false => self.next_claim(),
@@ -465,7 +462,7 @@ impl Nfs {
                 self.slots.give(0, true);
                 let same = ok(results.step(crate::wire::nfs4::op::PUTFH))
                     .and_then(|()| ok(results.commit()))
-                    .is_ok_and(|now| now == record.verifier);
+                    .is_ok_and(|now| self.life_of(&now) == record.verifier);
                 if same {
                     self.volume.standing.lock().rewrite = false;
                 }

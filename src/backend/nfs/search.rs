@@ -172,6 +172,7 @@ impl Nfs {
         if let Some(handle) = asks {
             self.finish(handle);
         }
+        self.look_up_elsewhere();
         if !self.search.looks {
             // They ask again when the file system is found.
             self.unstray();
