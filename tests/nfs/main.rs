@@ -14,6 +14,7 @@ mod kernel;
 mod knfsd;
 mod lies;
 pub mod locks;
+mod memory;
 mod migrated;
 mod moved;
 mod operations;

@@ -219,7 +219,7 @@ fn every_operation_that_meets_the_move_is_done_at_the_other_server() {
     type Does = fn(&mut Moving, (u64, u64));
     let does: [Does; 20] = [
         |host, _| assert!(host.getattr(ROOT, None).is_ok()),
-        |host, _| assert!(host.lookup(ROOT, "f").is_ok()),
+        |host, _| assert_eq!(host.lookup(ROOT, "f").map(drop), Ok(())),
         |host, _| assert_eq!(host.lookup(ROOT, "none").map(drop), Err(Errno::ENOENT)),
         |host, (node, fh)| assert_eq!(host.read(node, fh, 0, 9).unwrap(), b"content"),
         |host, (node, fh)| assert_eq!(host.write(node, fh, 0, b"x"), Ok(1)),

@@ -45,6 +45,8 @@ pub struct Manner {
     pub read_only: bool,
     /// Owners are names of this domain, those of this machine.
     pub names: Option<&'static str>,
+    /// The export is the server's own memory (FSAL MEM), not a directory (FSAL VFS).
+    pub memory: bool,
 }
 
 impl Default for Manner {
@@ -55,6 +57,7 @@ impl Default for Manner {
             minor: 2,
             read_only: false,
             names: None,
+            memory: false,
         }
     }
 }
@@ -106,6 +109,7 @@ impl Ganesha {
             minor,
             read_only,
             names,
+            memory,
         } = self.manner;
         // UseGetpwnam: otherwise it wants the id mapper's configuration, though owners are numbers.
         format!(
@@ -118,7 +122,9 @@ impl Ganesha {
              NFS_KRB5 {{ Active_krb5 = false; }}
              EXPORT {{ Export_Id = 1; Path = {share}; Pseudo = {EXPORT}; Protocols = 4; Transports = TCP;
                Access_Type = {access}; Squash = No_Root_Squash; SecType = none, sys; PrivilegedPort = false;
-               FSAL {{ Name = VFS; }} }}",
+               FSAL {{ Name = {fsal}; }} }}
+             MEM {{ Inode_Size = 1114112; UP_Test_Interval = 0; }}",
+            fsal = if memory { "MEM" } else { "VFS" },
             port = self.port,
             share = self.share.display(),
             graceless = grace == 0,

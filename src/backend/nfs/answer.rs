@@ -685,7 +685,7 @@ impl Nfs {
         let mut at = task.filled;
         let mut sought = task.sought;
         let mut any = at > 0 && sought == 0;
-        let mut last = None;
+        let (mut last, mut whole) = (None, true);
         let epoch = match &task.op {
             Op::Readdir(reply) => reply.epoch(),
             Op::ReaddirPlus(reply) => reply.epoch(),
@@ -741,11 +741,14 @@ impl Nfs {
             match next {
                 Some(next) => at = next,
                 None => {
-                    any = true;
+                    (any, whole) = (true, false);
                     break;
                 }
             }
-            any = true;
+            (any, last) = (true, Some(entry.cookie));
+        }
+        if let Some(file) = self.tasks.get(handle).and_then(|task| task.file.as_ref()) {
+            *file.end.lock() = last.filter(|_| end && whole).unwrap_or(0);
         }
         for name in old {
             if let Some(dir) = dir {

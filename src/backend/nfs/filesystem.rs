@@ -108,6 +108,16 @@ impl Nfs {
             }
             Err(error) => return op.fail(error),
         };
+        // Some servers begin anew behind the last cookie.
+        if position > DOTS && position == *file.end.lock() {
+            self.unpin(file);
+            match op {
+                Op::Readdir(reply) => reply.ok(0),
+                Op::ReaddirPlus(reply) => reply.ok(0),
+                _ => {}
+            }
+            return;
+        }
         let ino = self.volume.nodes.update(node.0, |_, node| node.fileid);
         let mut at = 0;
         for (place, name) in [(0, &b"."[..]), (1, b"..")] {

@@ -142,6 +142,7 @@ pub(super) fn free_file(
             reopening: false,
         }),
         verifier: Mutex::new([0; 8]),
+        end: Mutex::new(0),
     }
 }
 

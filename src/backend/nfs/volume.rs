@@ -146,6 +146,8 @@ pub struct OpenFile {
     pub state: Mutex<OpenState>,
     /// For a directory: what the server gave with its first entries.
     pub verifier: Mutex<Verifier>,
+    /// Cookie behind which there was nothing when the server was last asked, and the host has all before it; zero for none.
+    pub end: Mutex<u64>,
 }
 
 /// Hold what is to be ended at the server, though nobody waits for it.
