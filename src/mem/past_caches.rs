@@ -6,6 +6,7 @@
 //! processors but x86_64), and for a few bytes, this is a plain copy.
 
 /// Bytes below which a plain copy is as good.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const FEW: usize = 1024;
 
 /// Copy bytes; other threads see them behind whatever this one does next.
