@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
 
 use dpfs::backend::nfs::served::{self, Config};
-use dpfs::backend::nfs::{Cache, Nfs, NfsVolume, Options};
+use dpfs::backend::nfs::{Cache, Namespace, NamespaceVolume, Nfs, NfsVolume, Options};
 use dpfs::fuse::{FileSystem, Volume};
 pub use dpfs_harness::host::*;
 use dpfs_harness::{Bed, Setup};
@@ -87,6 +88,41 @@ pub fn core(volume: &'static NfsVolume) -> dpfs_harness::Host<Nfs> {
     core_of(volume, volume.attach(32).unwrap())
 }
 
+/// Find a server's export, and those that its referrals lead to, and mount them.
+pub fn namespace(config: &Config) -> (&'static NamespaceVolume, dpfs_harness::Host<Namespace>) {
+    let volume = served::open_namespace(config).unwrap();
+    (volume, core_of(volume, volume.attach(32).unwrap()))
+}
+
+/// Let a core go on by itself, for whatever holds one.
+pub trait Rounds {
+    /// Run one round.
+    fn round(&mut self);
+
+    /// Run rounds for a while.
+    fn idle(&mut self, milliseconds: u64) {
+        let end = Instant::now() + Duration::from_millis(milliseconds);
+        while Instant::now() < end {
+            self.round();
+        }
+    }
+
+    /// Run rounds until it is as is said.
+    fn until(&mut self, mut wanted: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !wanted(self) {
+            assert!(Instant::now() < end, "it does not come to that");
+            self.round();
+        }
+    }
+}
+
+impl<H: DerefMut<Target = dpfs_harness::Host<F>>, F: FileSystem> Rounds for H {
+    fn round(&mut self) {
+        self.bed.round();
+    }
+}
+
 /// Make a device of a volume and mount it on this core.
 pub fn core_of<F: FileSystem>(volume: &'static dyn Volume, fs: F) -> dpfs_harness::Host<F> {
     // What is broken on purpose need not be told.
@@ -131,14 +167,6 @@ impl Mounted {
             relay,
         }
     }
-    /// Run rounds for a while.
-    pub fn idle(&mut self, milliseconds: u64) {
-        let end = std::time::Instant::now() + std::time::Duration::from_millis(milliseconds);
-        while std::time::Instant::now() < end {
-            self.bed.round();
-        }
-    }
-
     /// Count the calls that something takes.
     pub fn calls_of<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> (u64, T) {
         let before = self.relay.calls();

@@ -148,8 +148,7 @@ impl Both {
             let place = vec![format!("127.0.0.1:{}", relay.port)];
             config.referrals.push(((*name).into(), place));
         }
-        let volume = served::open_namespace(&config).unwrap();
-        let mut host = core_of(volume, volume.attach(32).unwrap());
+        let (_, mut host) = namespace(&config);
         host.getattr(ROOT, None).unwrap();
         Self {
             host,
@@ -284,8 +283,7 @@ fn it_moves_from_one_server_of_the_kernel_to_another() {
     let Some(there) = home.copy() else { return };
     config.device = "moves".into();
     config.referrals = vec![(NAMES[1].into(), vec![there.address.to_string()])];
-    let volume = served::open_namespace(&config).unwrap();
-    let mut host = core_of(volume, volume.attach(32).unwrap());
+    let (_, mut host) = namespace(&config);
     let dir = host.lookup(ROOT, "dir").unwrap();
     let node = host.lookup(dir.nodeid, "f").unwrap().nodeid;
     let fh = host.open(node, O_RDWR).unwrap();

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
-use dpfs::backend::nfs::served::{self, Config};
+use dpfs::backend::nfs::served::Config;
 use dpfs::backend::nfs::{Namespace, NamespaceVolume};
 use dpfs::wire::errno::Errno;
 use dpfs::wire::fuse::{InitFlags, Opcode};
@@ -75,8 +75,7 @@ impl Moving {
             config.referrals.push(((*name).into(), place));
         }
         change(&mut config);
-        let volume = served::open_namespace(&config).unwrap();
-        let mut host = core_of(volume, volume.attach(32).unwrap());
+        let (volume, mut host) = namespace(&config);
         host.getattr(ROOT, None).unwrap();
         Self {
             host,
@@ -140,21 +139,6 @@ impl Moving {
             .arg(&[0u64; 2])
             .room(256);
         self.bed.send(&message)
-    }
-
-    fn until(&mut self, mut wanted: impl FnMut(&mut Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(20);
-        while !wanted(self) {
-            assert!(Instant::now() < end, "it does not come to that");
-            self.bed.round();
-        }
-    }
-
-    fn idle(&mut self, milliseconds: u64) {
-        let end = Instant::now() + Duration::from_millis(milliseconds);
-        while Instant::now() < end {
-            self.bed.round();
-        }
     }
 
     /// Make a file of the root, and keep it open.

@@ -65,8 +65,7 @@ impl Two {
             ("home.example.org".into(), place(&home)),
         ];
         change(&mut config);
-        let volume = served::open_namespace(&config).unwrap();
-        let mut host = core_of(volume, volume.attach(32).unwrap());
+        let (volume, mut host) = namespace(&config);
         host.getattr(ROOT, None).unwrap();
         Self {
             host,
@@ -84,22 +83,6 @@ impl Two {
     fn refer(&mut self, name: &str, locations: Vec<u8>) -> Result<EntryOut> {
         self.home.server().refer(name, locations);
         self.lookup(ROOT, name)
-    }
-
-    /// Run rounds until it is as is said.
-    fn until(&mut self, mut wanted: impl FnMut(&mut Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(20);
-        while !wanted(self) {
-            assert!(Instant::now() < end, "it does not come to that");
-            self.bed.round();
-        }
-    }
-
-    fn idle(&mut self, milliseconds: u64) {
-        let end = Instant::now() + Duration::from_millis(milliseconds);
-        while Instant::now() < end {
-            self.bed.round();
-        }
     }
 
     /// Check that slots were used as they are to be, and nothing was left unanswered.

@@ -38,8 +38,7 @@ impl Led {
         let place = vec![format!("127.0.0.1:{}", relay.port)];
         config.referrals = vec![("nfs2.example.org".into(), place)];
         change(&mut config);
-        let volume = served::open_namespace(&config).unwrap();
-        let mut host = core_of(volume, volume.attach(32).unwrap());
+        let (volume, mut host) = namespace(&config);
         host.getattr(ROOT, None).unwrap();
         Self {
             host,
@@ -119,8 +118,7 @@ fn the_kernels_server_refers_to_ganesha() {
     config.device = "referral".into();
     let place = vec![format!("127.0.0.1:{}", there.port)];
     config.referrals = vec![("nfs2.example.org".into(), place)];
-    let volume = served::open_namespace(&config).unwrap();
-    let mut host = core_of(volume, volume.attach(32).unwrap());
+    let (_, mut host) = namespace(&config);
     let listed = host.list(ROOT, 4096, true);
     let shown = listed.iter().find(|entry| entry.name == REFERRAL).unwrap();
     assert!(shown.entry.is_none());

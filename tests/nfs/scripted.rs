@@ -7,7 +7,7 @@ use dpfs::backend::nfs::{Nfs, NfsVolume};
 use dpfs::wire::nfs4::Status;
 
 use crate::fake::{Act, Fake, Server};
-use crate::host::{ROOT, config, core};
+use crate::host::{ROOT, Rounds, config, core};
 
 /// Hold a server, and a host that mounted its root.
 pub struct Mounted {
@@ -71,24 +71,12 @@ impl Mounted {
         self.fake.server().refuse(operation, status);
     }
 
-    /// Run rounds for a while.
-    pub fn idle(&mut self, milliseconds: u64) {
-        let end = std::time::Instant::now() + std::time::Duration::from_millis(milliseconds);
-        while std::time::Instant::now() < end {
-            self.bed.round();
-        }
-    }
-
     /// Run rounds until the server is as is said.
     ///
     /// # Panics
     /// When that takes more than 20 seconds.
     pub fn until(&mut self, wanted: impl Fn(&mut Server) -> bool) {
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while !wanted(&mut self.fake.server()) {
-            assert!(std::time::Instant::now() < end, "it does not come to that");
-            self.bed.round();
-        }
+        Rounds::until(self, |host| wanted(&mut host.fake.server()));
     }
 
     /// Check that the script was played, and that the slots were used as they are to be.

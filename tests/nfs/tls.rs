@@ -509,8 +509,7 @@ fn a_referral_leads_to_a_server_that_is_reached_by_tls_too() {
     let behind = Front::at(at, Manner::Tls(config_there), there.port);
     let mut config = by(front.port, &authority.files());
     config.referrals = vec![("there".into(), vec![format!("127.0.0.3:{}", behind.port)])];
-    let volume = served::open_namespace(&config).unwrap();
-    let mut host = core_of(volume, volume.attach(32).unwrap());
+    let (volume, mut host) = namespace(&config);
     assert_eq!(behind.connections(), 0);
     let data = host.lookup(ROOT, "data").unwrap();
     host.file(data.nodeid, "f", b"content");

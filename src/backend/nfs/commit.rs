@@ -19,13 +19,6 @@ pub(super) fn commit_call<'a>(call: Compound<'a>, file: &Handle) -> Compound<'a>
     call.sequence(false).putfh(file).commit(0, 0)
 }
 
-/// Tell one life of the servers that had the file system from all others: by what the server of now says, and by how often
-/// one was left, as seen by the core that asked. Two servers may have the same verifier, and a core may hear of the first
-/// when another has found the second.
-fn life_of(departures: u32, verifier: &Verifier) -> Verifier {
-    (u64::from_ne_bytes(*verifier) ^ u64::from(departures)).to_ne_bytes()
-}
-
 impl Nfs {
     /// Say how a WRITE begins. What is newer than something that is kept has to be kept, too, behind it.
     pub(super) fn stage(&self, node: u64, sync: bool) -> Stage {
@@ -55,6 +48,7 @@ impl Nfs {
 
     /// A WRITE was answered: keep what it wrote unless it is durable already.
     pub(super) fn keep(&mut self, handle: TaskId, took: usize, durable: bool, verifier: Verifier) {
+        let verifier = self.life_of(&verifier);
         let Some(task) = self.tasks.get_mut(handle) else {
             return;
         };
@@ -84,7 +78,6 @@ impl Nfs {
             Credentials::None => [0, 0],
         };
         let at = *offset + *done as u64;
-        let verifier = life_of(self.search.departures, &verifier);
         let record = Record::new(file.node, file.handle, owner, (at, took as u32), verifier);
         let same = kept.keep(record, *count, |first, second| {
             // As many bytes as the WRITE had are there.
@@ -100,9 +93,11 @@ impl Nfs {
         }
     }
 
-    /// Tell one life of the servers that had the file system from all others.
+    /// Tell one life of the servers that had the file system from all others: by what the server of now says, and by how
+    /// often one was left, as this core saw it. Two servers may have the same verifier, and a core may hear of the first
+    /// when another has found the second.
     pub(super) fn life_of(&self, verifier: &Verifier) -> Verifier {
-        life_of(self.search.departures, verifier)
+        (u64::from_ne_bytes(*verifier) ^ u64::from(self.search.departures)).to_ne_bytes()
     }
 
     /// The server started anew, and forgot what it had not made durable.

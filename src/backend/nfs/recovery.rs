@@ -14,7 +14,7 @@ use crate::sys::time::Instant;
 use crate::wire::errno::Errno;
 use crate::wire::nfs4::{
     AttrRequest, ChannelSize, Class, Compound, Created, Exchanged, FileAttr, Handle, OpenHow,
-    Results, ServerOwner, Status,
+    Results, ServerAttr, ServerOwner, Status,
 };
 use crate::wire::rpc::Denied;
 use crate::wire::xdr::Malformed;
@@ -98,6 +98,21 @@ pub struct Mounted {
     pub xattr: bool,
     /// What tells the server from others ([`server_mark`]).
     pub server: u64,
+}
+
+impl Mounted {
+    /// Put together what is said of a root, and of its server, which this mark tells from others.
+    pub(super) fn new(root: Handle, attr: &FileAttr<'_>, said: &ServerAttr, server: u64) -> Self {
+        Self {
+            root,
+            fsid: attr.fsid,
+            fileid: attr.fileid,
+            sizes: (said.max_read, said.max_write),
+            lease: said.lease,
+            xattr: said.xattr,
+            server,
+        }
+    }
 }
 
 /// Give what is the same for addresses that lead to one server, and for others most likely not.
@@ -517,15 +532,7 @@ impl Nfs {
                 let root = ok(results.getfh())?;
                 let server = ok(results.server_attr())?;
                 let attr = ok(results.getattr())?;
-                let mounted = Mounted {
-                    root,
-                    fsid: attr.fsid,
-                    fileid: attr.fileid,
-                    sizes: (server.max_read, server.max_write),
-                    lease: server.lease,
-                    xattr: server.xattr,
-                    server: self.server,
-                };
+                let mounted = Mounted::new(root, &attr, &server, self.server);
                 self.volume.known.learn(&mounted);
                 self.mounted = Some(mounted);
                 Ok(Next::Up)

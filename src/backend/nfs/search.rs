@@ -232,15 +232,8 @@ impl Nfs {
             crate::log::warn!("nfs: files have other handles there; it is not followed to");
             return Err(Trouble::Status(Status::ERR_FHEXPIRED));
         }
-        self.volume.known.learn(&Mounted {
-            root,
-            fsid: attr.fsid,
-            fileid: attr.fileid,
-            sizes: (server.max_read, server.max_write),
-            lease: server.lease,
-            xattr: server.xattr,
-            server: self.server,
-        });
+        let mounted = Mounted::new(root, &attr, &server, self.server);
+        self.volume.known.learn(&mounted);
         self.volume.set_root_fsid(attr.fsid);
         whereabouts.settle();
         (self.search.looks, self.search.left, self.search.unclaimed) = (false, None, false);

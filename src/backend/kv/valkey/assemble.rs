@@ -14,15 +14,12 @@ use heapless::Vec;
 use super::super::engine::{Client, Done, Failure, Token};
 use super::pipeline::{Call, Lost, Pipeline, complain, lengths};
 use super::request::Once;
-use super::transaction::{End, Group, State, TOGETHER, Transactions};
+use super::transaction::{End, Group, RACED, REFUSED, State, TOGETHER, Transactions};
 use super::watch::{self, Names, Outcome};
 use super::write_call::WriteCall;
 use crate::sys::tcp::Pieces;
 use crate::wire::resp::{Encoder, Reader};
 
-/// WRITEs that go by the function after somebody else changed the file, and after the server refused.
-const RACED: u32 = 64;
-const REFUSED: u32 = 4096;
 /// Bytes that the end of a transaction may need: two records, and some names and numbers.
 const END_ROOM: usize = 5 << 10;
 

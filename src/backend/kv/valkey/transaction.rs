@@ -25,8 +25,9 @@ use crate::mem::{Arena, OutOfMemory};
 
 /// Most WRITEs of a transaction.
 pub const TOGETHER: usize = 32;
-/// WRITEs that go by the function after the server refused.
-const REFUSED: u32 = 4096;
+/// WRITEs that go by the function after somebody else changed the file, and after the server refused.
+pub const RACED: u32 = 64;
+pub const REFUSED: u32 = 4096;
 
 /// Say what is known of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
